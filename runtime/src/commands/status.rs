@@ -1,0 +1,119 @@
+//! `dkm status`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{harmless, look, resolve};
+use crate::cli::Status as Options;
+use crate::clock::{now_unix, span};
+use crate::control::Status;
+use crate::home::Home;
+
+/// Everything asked for runs and is ready.
+const RUNNING: u8 = 0;
+/// One died and waits for its next try. (LSB: dead.)
+const DEAD: u8 = 1;
+/// One is stopped. (LSB: not running.)
+const STOPPED: u8 = 3;
+/// A name is unknown. (LSB: unknown.)
+const UNKNOWN: u8 = 4;
+/// One is on its way up or down. (LSB: 150 to 199 are for applications.)
+const UNDERWAY: u8 = 150;
+
+/// Shows what runs.
+///
+/// # Errors
+/// When neither a supervisor nor the folder tells.
+pub fn run(home: &Home, options: &Options) -> Result<ExitCode> {
+    let (unknown, names) = resolve(home, &options.names.services)?;
+    let (_, mut services) = look(home)?;
+    services.retain(|service| names.contains(&service.name));
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&services)?);
+    } else {
+        print!("{}", table(&services, now_unix()));
+    }
+    for name in &unknown {
+        eprintln!("dkm: there is no service {}", name.escape_debug());
+    }
+    Ok(ExitCode::from(if unknown.is_empty() { code(&services) } else { UNKNOWN }))
+}
+
+/// The end's number for these services.
+fn code(services: &[Status]) -> u8 {
+    let of = |service: &Status| match service.state.as_str() {
+        "running" => RUNNING,
+        "backing-off" => DEAD,
+        "stopped" => STOPPED,
+        _ => UNDERWAY,
+    };
+    let codes: Vec<u8> = services.iter().map(of).collect();
+    [DEAD, STOPPED, UNDERWAY].into_iter().find(|code| codes.contains(code)).unwrap_or(RUNNING)
+}
+
+fn table(services: &[Status], now: u64) -> String {
+    let width = services.iter().map(|service| service.name.len()).max().unwrap_or(0).max("SERVICE".len());
+    let mut out = format!("{:<width$}  {:<11}  {:>8}  {:<14}  NOTE\n", "SERVICE", "STATE", "PID", "SINCE");
+    for service in services {
+        let pid = service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let since = match service.since {
+            0 => "-".to_owned(),
+            since => span(Duration::from_secs(now.saturating_sub(since))),
+        };
+        let line = format!("{:<width$}  {:<11}  {pid:>8}  {since:<14}  {}", service.name, service.state, note(service));
+        out += line.trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+fn note(service: &Status) -> String {
+    let mut parts = Vec::new();
+    if let Some(reason) = &service.reason {
+        parts.push(harmless(reason.as_bytes()).replace('\n', " "));
+    }
+    if let Some(millis) = service.next_try_ms {
+        parts.push(format!("next try in {}", span(Duration::from_millis(millis))));
+    }
+    if service.restarts > 0 {
+        parts.push(format!("{} restart{}", service.restarts, if service.restarts == 1 { "" } else { "s" }));
+    }
+    if service.adopted {
+        parts.push("adopted".to_owned());
+    }
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, state: &str) -> Status {
+        Status { name: name.into(), state: state.into(), since: 100, ..Status::default() }
+    }
+
+    #[test]
+    fn the_worst_state_counts() {
+        let services: Vec<Status> =
+            ["running", "starting", "stopped", "backing-off"].iter().map(|state| service("x", state)).collect();
+        assert_eq!([1, 2, 3, 4].map(|count| code(&services[..count])), [0, 150, 3, 1]);
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        let mut dead = service("carbonapi", "backing-off");
+        dead.reason = Some("TCP port 2002 is taken by process 7 (nginx)".into());
+        dead.next_try_ms = Some(460);
+        dead.restarts = 2;
+        let mut alive = service("go-carbon", "running");
+        alive.pid = Some(4711);
+        let wanted = "\
+SERVICE    STATE             PID  SINCE           NOTE
+go-carbon  running          4711  1 min 5 s
+carbonapi  backing-off         -  1 min 5 s       TCP port 2002 is taken by process 7 (nginx); next try in 0.5 s; 2 restarts
+";
+        assert_eq!(table(&[alive, dead], 165), wanted);
+    }
+}

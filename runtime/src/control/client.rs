@@ -1,0 +1,157 @@
+//! The commands' side of the control socket: find the supervisor, start it if need be, ask, listen.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::{Reply, Request, SOCKET};
+use crate::home::Home;
+use crate::os;
+use crate::supervise::{child, logs};
+
+/// How long a supervisor that was just started may take to answer.
+const START_TIME: Duration = Duration::from_secs(10);
+
+/// Connects to the living supervisor; none when there is none.
+///
+/// # Errors
+/// When a supervisor lives and cannot be reached.
+pub fn connect(home: &Home) -> Result<Option<UnixStream>> {
+    match dial(home) {
+        Ok(stream) => return Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot connect to {}", home.run().join(SOCKET).display())),
+    }
+    let Some(pid) = child::holder(&home.supervisor_lock()) else { return Ok(None) };
+    // It lives and has no socket: somebody removed it, or it is only beginning. It makes a new one when told so.
+    let end = Instant::now() + START_TIME;
+    let mut told = Instant::now();
+    while Instant::now() < end {
+        if let Ok(stream) = dial(home) {
+            return Ok(Some(stream));
+        }
+        let Some(holder) = child::holder(&home.supervisor_lock()) else { return Ok(None) };
+        // The first second is for one that is beginning: the signal would end it before it knows better.
+        if holder > 0 && told.elapsed() > Duration::from_secs(1) {
+            os::signal_process(holder, Signal::SIGUSR1);
+            told = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bail!(
+        "cannot reach the supervisor: process {pid} holds {} and answers on no socket. Look at {}",
+        home.supervisor_lock().display(),
+        home.supervisor_log().display()
+    )
+}
+
+/// The socket is addressed from inside its folder, since its own path may be too long for the system.
+fn dial(home: &Home) -> std::io::Result<UnixStream> {
+    let before = std::env::current_dir();
+    std::env::set_current_dir(home.run())?;
+    let stream = UnixStream::connect(SOCKET);
+    if let Ok(before) = before {
+        let _ = std::env::set_current_dir(before);
+    }
+    stream
+}
+
+/// Connects to the supervisor, and starts one first when there is none.
+///
+/// # Errors
+/// When it cannot be started or reached, with the end of its log.
+pub fn connect_or_start(home: &Home) -> Result<UnixStream> {
+    if let Some(stream) = connect(home)? {
+        return Ok(stream);
+    }
+    let run = home.run();
+    std::fs::create_dir_all(run.join("log")).with_context(|| format!("cannot make {}", run.display()))?;
+    let mut child = spawn(home)?;
+    let end = Instant::now() + START_TIME;
+    let mut nap = Duration::from_millis(1);
+    let mut ended = None;
+    while Instant::now() < end {
+        if let Ok(stream) = dial(home) {
+            return Ok(stream);
+        }
+        // One that ends in order found another one at work; that one's socket will come.
+        if let (None, Ok(Some(status))) = (&ended, child.try_wait()) {
+            if !status.success() {
+                bail!("cannot start the supervisor: it {}\n{}", child::describe(status), tail(home));
+            }
+            ended = Some(status);
+        }
+        if ended.is_some()
+            && child::holder(&home.supervisor_lock()).is_none()
+            && let Some(stream) = connect(home)?
+        {
+            return Ok(stream);
+        }
+        std::thread::sleep(nap);
+        nap = (nap * 2).min(Duration::from_millis(20));
+    }
+    bail!("cannot start the supervisor: it did not answer in {} s\n{}", START_TIME.as_secs(), tail(home))
+}
+
+fn tail(home: &Home) -> String {
+    let lines = logs::last_lines(&home.supervisor_log(), 10);
+    format!("The end of {}:\n{}", home.supervisor_log().display(), String::from_utf8_lossy(&lines))
+}
+
+/// Starts `dkm supervisor` away from the terminal, its own output in its log.
+fn spawn(home: &Home) -> Result<std::process::Child> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let path = home.supervisor_log();
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    let log = log.with_context(|| format!("cannot open {}", path.display()))?;
+    let mut command = Command::new(program);
+    command
+        .arg0_dkm()
+        .arg("--home")
+        .arg(home.root())
+        .arg("supervisor")
+        .current_dir(home.run())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("cannot open the log")?)
+        .stderr(log);
+    os::leave_terminal(&mut command);
+    command.spawn().context("cannot start the supervisor")
+}
+
+/// The program decides by its name what it is.
+trait Named {
+    fn arg0_dkm(&mut self) -> &mut Self;
+}
+
+impl Named for Command {
+    fn arg0_dkm(&mut self) -> &mut Self {
+        std::os::unix::process::CommandExt::arg0(self, "dkm")
+    }
+}
+
+/// Asks, hands every answer to `told` but the last, and gives the last.
+///
+/// # Errors
+/// When the supervisor refuses, or goes away before it has answered.
+pub fn ask(mut stream: UnixStream, request: &Request, mut told: impl FnMut(&Reply)) -> Result<Reply> {
+    let mut line = serde_json::to_vec(request).context("cannot write the request")?;
+    line.push(b'\n');
+    stream.write_all(&line).context("cannot ask the supervisor")?;
+    let reader = BufReader::new(stream);
+    for line in reader.lines() {
+        let line = line.context("cannot hear the supervisor")?;
+        let reply: Reply = serde_json::from_str(&line).with_context(|| format!("cannot understand the supervisor: {line}"))?;
+        match reply {
+            Reply::Error { message } => bail!("{message}"),
+            Reply::Done { .. } => return Ok(reply),
+            Reply::Progress { .. } => told(&reply),
+        }
+    }
+    bail!("the supervisor went away before it had answered")
+}

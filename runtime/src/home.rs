@@ -1,0 +1,312 @@
+//! The data folder: how it is found, and where everything in it lies.
+//!
+//! ```text
+//! DATA/                     0700
+//!   bin/dkm                 link to the bundle's bin/dkm: the one way in
+//!   static                  link to the bundle's static
+//!   conf/                   configuration of the services, made once by the installer, the user's from then on
+//!     installed.json        what was installed and how ([`Record`]); marks a folder as a data folder
+//!     services.d/*.toml     one service each ([`Service`])
+//!     secrets/              0700; files 0600 that configuration refers to
+//!   storage/                what the services keep
+//!   run/                    0700; may be deleted while nothing runs
+//!     dkm.sock              control socket, 0600 ([`control`](crate::control))
+//!     supervisor.lock       locked by the one living supervisor, holds its PID
+//!     supervisor.log        what the supervisor did
+//!     state.json            the last known state of every service ([`supervise::store`](crate::supervise::store))
+//!     NAME.lock             locked by the service's processes themselves, holds the first one's PID
+//!     NAME.out              FIFO that carries the service's output ([`supervise::logs`](crate::supervise::logs))
+//!     log/NAME.log          that output; NAME.log.1 … are older
+//! ```
+//!
+//! `dkm` finds the folder by the name it was called by: the link `DATA/bin/dkm`, followed step by step, so that links to it work.
+//! `--home` and `DKM_HOME` come first.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::service::{InstallType, Service};
+
+/// The environment variable that names the data folder.
+pub const VARIABLE: &str = "DKM_HOME";
+
+/// An installed data folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    root: PathBuf,
+}
+
+/// What was installed and how: `conf/installed.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Record {
+    /// The format's number, 1.
+    pub schema: u32,
+    /// The bundle's version.
+    pub version: String,
+    /// The stack it came from; none for the real one.
+    #[serde(default)]
+    pub stack: Option<String>,
+    /// The bundle's folder at the time of the installation.
+    pub bundle: PathBuf,
+    /// The type of installation.
+    #[serde(rename = "type")]
+    pub kind: InstallType,
+    /// The machine's name in metrics.
+    pub hostname: String,
+    /// Seconds between this machine's measurements.
+    pub interval: u32,
+    /// What storage-schemas.conf began with.
+    pub retention: String,
+    /// The ports by name.
+    pub ports: BTreeMap<String, u16>,
+    /// Whether the host's own collectd is used.
+    pub system_collectd: bool,
+    /// The rendered files, relative to the data folder, and the SHA-256 of what was written. An update tells by it what the user
+    /// has changed since.
+    pub files: BTreeMap<String, String>,
+}
+
+impl Home {
+    /// The data folder in `root`.
+    ///
+    /// # Errors
+    /// When it was not made by the installer.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = root.canonicalize().with_context(|| format!("cannot use the data folder {}", root.display()))?;
+        if !is_home(&root) {
+            bail!(
+                "{} is not a data folder: it has no conf/installed.json. The bundle's `installer -d DIR -p PORT` makes one",
+                root.display()
+            );
+        }
+        Ok(Self { root })
+    }
+
+    /// Finds the data folder: `option` (`--home`), then the environment, then the name the program was called by.
+    ///
+    /// # Errors
+    /// When none of them leads to a data folder; the message says what to do.
+    pub fn find(option: Option<&Path>, called_as: &OsStr) -> Result<Self> {
+        if let Some(root) = option {
+            return Self::open(root);
+        }
+        if let Some(root) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
+            return Self::open(Path::new(&root)).with_context(|| format!("{VARIABLE} does not name a data folder"));
+        }
+        if let Some(root) = called_path(called_as).and_then(|path| home_of_link(&path)) {
+            return Self::open(&root);
+        }
+        bail!(
+            "cannot tell which data folder is meant, since this dkm is not in one. Make a data folder with the bundle's \
+             `installer -d DATA_DIR -p PORT` and call DATA_DIR/bin/dkm, or name one by --home or {VARIABLE}"
+        )
+    }
+
+    /// The folder itself, absolute and free of links.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `DATA/run`.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// `DATA/run/supervisor.lock`.
+    #[must_use]
+    pub fn supervisor_lock(&self) -> PathBuf {
+        self.run().join("supervisor.lock")
+    }
+
+    /// `DATA/run/supervisor.log`.
+    #[must_use]
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.run().join("supervisor.log")
+    }
+
+    /// The lock that a service's own processes hold.
+    #[must_use]
+    pub fn service_lock(&self, name: &str) -> PathBuf {
+        self.run().join(format!("{name}.lock"))
+    }
+
+    /// The FIFO that carries a service's output.
+    #[must_use]
+    pub fn service_output(&self, name: &str) -> PathBuf {
+        self.run().join(format!("{name}.out"))
+    }
+
+    /// A service's log.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.run().join("log").join(format!("{name}.log"))
+    }
+
+    /// What was installed and how.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub fn record(&self) -> Result<Record> {
+        let path = self.root.join(RECORD);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))
+    }
+
+    /// The services of `conf/services.d`, sorted so that each comes after those it names in `after`.
+    ///
+    /// # Errors
+    /// All that is wrong with them at once, with file, line and column where there is one.
+    pub fn services(&self) -> Result<Vec<Service>> {
+        let folder = self.root.join("conf/services.d");
+        let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
+            .with_context(|| format!("cannot read the services in {}", folder.display()))?
+            .collect::<io::Result<Vec<_>>>()?
+            .into_iter()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+            .collect();
+        paths.sort();
+        let mut services: Vec<Service> = Vec::new();
+        let mut problems = Vec::new();
+        for path in paths {
+            match read_service(&path) {
+                Ok(service) if services.iter().any(|known| known.name == service.name) => {
+                    problems.push(format!("{}: the service {} is defined twice", path.display(), service.name));
+                }
+                Ok(service) => services.push(service),
+                Err(error) => problems.push(format!("{error:#}")),
+            }
+        }
+        if !problems.is_empty() {
+            bail!("cannot use the services:\n  {}", problems.join("\n  "));
+        }
+        in_order(services)
+    }
+}
+
+/// The record's place in a data folder.
+pub const RECORD: &str = "conf/installed.json";
+
+fn is_home(root: &Path) -> bool {
+    root.join(RECORD).is_file()
+}
+
+fn read_service(path: &Path) -> Result<Service> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut service: Service = toml::from_str(&text).with_context(|| format!("cannot use {}", path.display()))?;
+    if service.name.is_empty() {
+        service.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    }
+    service.validate().with_context(|| format!("cannot use {}", path.display()))?;
+    if !Path::new(&service.command[0]).is_absolute() {
+        bail!("cannot use {}: the program \"{}\" is not an absolute path", path.display(), service.command[0]);
+    }
+    Ok(service)
+}
+
+/// Sorts services by `after`, alphabetical where that leaves a choice.
+fn in_order(mut left: Vec<Service>) -> Result<Vec<Service>> {
+    let mut out: Vec<Service> = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let free = left.iter().position(|service| {
+            service.after.iter().all(|name| !left.iter().any(|other| other.name == *name && other.name != service.name))
+        });
+        let Some(at) = free else {
+            let names: Vec<&str> = left.iter().map(|service| service.name.as_str()).collect();
+            bail!("cannot order the services: {} wait for each other by `after`", names.join(", "));
+        };
+        out.push(left.remove(at));
+    }
+    Ok(out)
+}
+
+/// The path behind `argv[0]`: itself when it has a slash, else what PATH finds.
+fn called_path(called_as: &OsStr) -> Option<PathBuf> {
+    let name = Path::new(called_as);
+    if name.components().count() > 1 {
+        return Some(name.to_owned());
+    }
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Follows the links from `path` on, and gives the first data folder whose `bin` one of them lies in.
+fn home_of_link(path: &Path) -> Option<PathBuf> {
+    let mut path = std::path::absolute(path).ok()?;
+    for _ in 0..40 {
+        let bin = path.parent()?.canonicalize().ok()?;
+        if bin.file_name() == Some(OsStr::new("bin")) && bin.parent().is_some_and(is_home) {
+            return bin.parent().map(Path::to_owned);
+        }
+        path = bin.join(fs::read_link(&path).ok()?);
+    }
+    None
+}
+
+/// Writes a file beside its place and renames it, so that a reader sees the old or the new one, whole.
+///
+/// # Errors
+/// When it cannot be written, with its path.
+pub fn write_renamed(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}~", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let write = || -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        file.write_all(bytes)?;
+        fs::rename(&beside, path)
+    };
+    write().with_context(|| {
+        let _ = fs::remove_file(&beside);
+        format!("cannot write {}", path.display())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, after: &[&str]) -> Service {
+        let after: Vec<String> = after.iter().map(|name| format!("\"{name}\"")).collect();
+        toml::from_str(&format!("name = \"{name}\"\ncommand = [\"/x\"]\nafter = [{}]\n", after.join(","))).unwrap()
+    }
+
+    #[test]
+    fn services_come_after_what_they_name() {
+        let sorted = in_order(vec![service("a", &["b", "gone"]), service("b", &["c"]), service("c", &[]), service("d", &[])]);
+        let names: Vec<String> = sorted.unwrap().into_iter().map(|service| service.name).collect();
+        assert_eq!(names, ["c", "b", "a", "d"]);
+    }
+
+    #[test]
+    fn services_that_wait_for_each_other_are_named() {
+        let error = in_order(vec![service("a", &["b"]), service("b", &["a"]), service("c", &[])]).unwrap_err();
+        assert!(error.to_string().contains("a, b wait for each other"), "{error}");
+    }
+
+    #[test]
+    fn the_folder_is_found_through_links() {
+        let temp = tempfile::tempdir().unwrap();
+        let (bundle, data) = (temp.path().join("b x/bin"), temp.path().join("d x"));
+        fs::create_dir_all(&bundle).unwrap();
+        fs::create_dir_all(data.join("bin")).unwrap();
+        fs::create_dir_all(data.join("conf")).unwrap();
+        fs::write(data.join(RECORD), "{}").unwrap();
+        fs::write(bundle.join("dkm"), "").unwrap();
+        std::os::unix::fs::symlink(bundle.join("dkm"), data.join("bin/dkm")).unwrap();
+        std::os::unix::fs::symlink(data.join("bin/dkm"), temp.path().join("short")).unwrap();
+        let data = data.canonicalize().unwrap();
+        assert_eq!(home_of_link(&data.join("bin/dkm")), Some(data.clone()));
+        assert_eq!(home_of_link(&temp.path().join("short")), Some(data));
+        assert_eq!(home_of_link(&bundle.join("dkm")), None);
+    }
+}

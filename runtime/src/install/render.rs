@@ -1,0 +1,65 @@
+//! The content of every file, made in memory.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::context::environment;
+use super::plan::Plan;
+
+/// A file to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// What it holds.
+    pub content: Vec<u8>,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// The folder of the secrets, in the data folder.
+pub const SECRETS: &str = "conf/secrets";
+
+/// Every file of the data folder but the record, by its path there.
+///
+/// # Errors
+/// When a template cannot be read or filled in, with its name and line.
+pub fn all(plan: &Plan) -> Result<BTreeMap<String, Rendered>> {
+    let environment = environment();
+    let values = minijinja::Value::from(minijinja::value::Serde(&plan.context));
+    let mut out = BTreeMap::new();
+    for service in &plan.services {
+        for file in &service.config {
+            let path = plan.bundle.join(&file.template);
+            let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let content = if file.template.ends_with(".j2") {
+                let text = String::from_utf8(text).with_context(|| format!("{} is not UTF-8", path.display()))?;
+                let filled = environment.render_named_str(&file.template, &text, values.clone());
+                filled.with_context(|| format!("cannot fill in {}", path.display()))?.into_bytes()
+            } else {
+                text
+            };
+            let mode = file.mode.as_deref().map_or(Ok(0o600), |mode| u32::from_str_radix(mode, 8))?;
+            if out.insert(file.to.clone(), Rendered { content, mode }).is_some() {
+                bail!("cannot install: two services want to make {}", file.to);
+            }
+        }
+        // What the installer has done with these is done.
+        let mut definition = service.clone();
+        definition.config.clear();
+        definition.folders.clear();
+        definition.types.clear();
+        let head = "# Made by the installer. Every key is explained in the documentation of services.\n\n";
+        let text = toml::to_string(&definition).with_context(|| format!("cannot write the service {}", service.name))?;
+        let path = format!("conf/services.d/{}.toml", service.name);
+        out.insert(path, Rendered { content: format!("{head}{text}").into_bytes(), mode: 0o600 });
+    }
+    Ok(out)
+}
+
+/// The secrets, by their paths. They are written without a line end: what reads them does not have to trim.
+#[must_use]
+pub fn secrets(plan: &Plan) -> Vec<(String, &str)> {
+    let named = [("grafana-admin-password", &plan.password), ("grafana-secret-key", &plan.secret_key)];
+    named.into_iter().filter_map(|(name, secret)| Some((format!("{SECRETS}/{name}"), secret.as_deref()?))).collect()
+}

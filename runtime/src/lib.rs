@@ -1,0 +1,79 @@
+//! The launcher of dkumonitor: what makes a running monitor of an unpacked bundle.
+//!
+//! One small static program with three names (it looks at the one it was called by):
+//!
+//! - `installer` ([`install`]) makes a data folder from the bundle's templates. It checks everything first, and makes the folder
+//!   beside its place;
+//! - `dkm` ([`commands`]) is called as `DATA/bin/dkm` and controls the services of that folder through a supervisor ([`supervise`])
+//!   that it starts when needed, over a socket ([`control`]);
+//! - `dkmadmin` ([`admin`]) looks after the bundle.
+//!
+//! # Theory of operation
+//!
+//! The launcher knows no program by heart. How a component is started, probed and stopped is data ([`service`]): written in its
+//! recipe, carried by the bundle's manifest ([`manifest`]), rendered for one data folder by the installer, read by the supervisor.
+//!
+//! A supervisor is one process with one thread. For each service it keeps a state that carries its data; a pure function leads from
+//! state, event and time to the next state and to actions ([`supervise::state`]). The loop around it carries the actions out.
+//!
+//! Three things make it safe against its own death: services hold locks that they inherited, so that there is never a second copy;
+//! their output goes through FIFOs that do not break; and what they are is in a file that is replaced whole ([`home`] has the map).
+//!
+//! # Promises
+//!
+//! - Nothing is started twice, whatever dies when.
+//! - No command waits for ever: services have times for getting ready and for stopping.
+//! - With nothing to do the supervisor does not wake up.
+//! - Nobody but the data folder's owner (and root) gets in.
+//!
+//! `unsafe` is confined to [`os`].
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod control;
+pub mod home;
+pub mod install;
+pub mod manifest;
+pub mod os;
+pub mod ports;
+pub mod service;
+pub mod supervise;
+
+use clap::Parser;
+
+/// Does what the arguments say, the first being the name the program was called by.
+#[must_use]
+pub fn run(arguments: &[OsString]) -> ExitCode {
+    let called_as = arguments.first().cloned().unwrap_or_else(|| "dkm".into());
+    let name = Path::new(&called_as).file_name().and_then(|name| name.to_str()).unwrap_or("dkm").to_owned();
+    let result = match name.as_str() {
+        "installer" => match cli::Installer::try_parse_from(arguments) {
+            Ok(parsed) => install::run(&parsed),
+            Err(error) => return show(&error),
+        },
+        "dkmadmin" => match cli::Admin::try_parse_from(arguments) {
+            Ok(parsed) => admin::run(&parsed),
+            Err(error) => return show(&error),
+        },
+        _ => match cli::Dkm::try_parse_from(arguments) {
+            Ok(parsed) => commands::run(&parsed, &called_as),
+            Err(error) => return show(&error),
+        },
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("{name}: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Help goes out with 0, misuse with 2.
+fn show(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}

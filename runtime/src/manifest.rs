@@ -1,0 +1,222 @@
+//! `manifest.json`: what a bundle is made of.
+//!
+//! The builder writes it, the installer and `dkmadmin verify` read it. [`Manifest`] is the definition for both sides. Keys that a
+//! reader does not know are ignored, so that an older launcher can read a newer bundle as long as [`SCHEMA`] is the same; the
+//! services alone refuse unknown keys, because to ignore one would start something differently from what was meant.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::service::Service;
+
+/// The number of this format; raised when an older reader would misunderstand a newer file.
+pub const SCHEMA: u32 = 1;
+
+/// The manifest's name in the bundle's root.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// The whole of `manifest.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Manifest {
+    /// The format's number: [`SCHEMA`].
+    pub schema: u32,
+    /// The product: `dkumonitor`.
+    pub name: String,
+    /// The stack the bundle was built from; none for the real one.
+    #[serde(default)]
+    pub stack: Option<String>,
+    /// The bundle's version.
+    pub version: String,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Every component, in the order of the build.
+    #[serde(default)]
+    pub components: Vec<Component>,
+    /// How the components are run, strings being templates.
+    #[serde(default)]
+    pub services: Vec<Service>,
+    /// Every file and link of the bundle except the manifest itself, sorted by path.
+    #[serde(default)]
+    pub files: Vec<FileEntry>,
+}
+
+/// An operating system and a processor architecture, in the words of `std::env::consts` (`linux`, `macos`; `x86_64`, `aarch64`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Platform {
+    /// `std::env::consts::OS`.
+    pub os: String,
+    /// `std::env::consts::ARCH`.
+    pub arch: String,
+}
+
+impl Platform {
+    /// The platform this program was compiled for.
+    #[must_use]
+    pub fn current() -> Self {
+        Self { os: std::env::consts::OS.to_owned(), arch: std::env::consts::ARCH.to_owned() }
+    }
+}
+
+/// One component of the bundle and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Component {
+    /// The recipe's name.
+    pub name: String,
+    /// The source's version.
+    pub version: String,
+    /// SPDX expression.
+    #[serde(default)]
+    pub license: String,
+    /// Package URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purl: Option<String>,
+    /// The source's identity.
+    pub source: SourceId,
+    /// The patches applied to it, in order.
+    #[serde(default)]
+    pub patches: Vec<Patch>,
+    /// The tools that compiled it, by name: their versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub toolchain: BTreeMap<String, String>,
+}
+
+/// What identifies a component's source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, rename_all_fields = "kebab-case")]
+pub enum SourceId {
+    /// An archive that was fetched.
+    Archive {
+        /// Hash of the archive, lower-case hex.
+        sha256: String,
+        /// Its size in bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+        /// The address it is known by (the first of the lock entry).
+        url: String,
+    },
+    /// A folder of the stack or of the workspace.
+    Tree {
+        /// Its path, relative to the stack.
+        path: String,
+        /// Hash over its files, as the builder computes it.
+        tree_sha256: String,
+    },
+}
+
+/// One patch of a component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Patch {
+    /// File name.
+    pub name: String,
+    /// Hash of the patch file, lower-case hex.
+    pub sha256: String,
+}
+
+/// One file or link of the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FileEntry {
+    /// Path relative to the bundle, with slashes.
+    pub path: String,
+    /// What is there.
+    #[serde(flatten)]
+    pub kind: FileKind,
+}
+
+/// What a path of the bundle holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum FileKind {
+    /// A regular file.
+    File {
+        /// Size in bytes.
+        size: u64,
+        /// Permission bits, octal: `0755`.
+        mode: String,
+        /// Hash of the content, lower-case hex.
+        sha256: String,
+    },
+    /// A symbolic link.
+    Link {
+        /// What it points at, as written in the link.
+        target: String,
+    },
+}
+
+impl Manifest {
+    /// Reads the manifest of the bundle in `root`.
+    ///
+    /// # Errors
+    /// When the file is missing, is not JSON of this shape, or has another [`SCHEMA`].
+    pub fn read(root: &Path) -> Result<Self> {
+        let path = root.join(FILE_NAME);
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!("cannot read {}: is this an unpacked bundle? Every bundle has that file in its root", path.display())
+        })?;
+        Self::parse(&text).with_context(|| format!("cannot use {}", path.display()))
+    }
+
+    /// Reads a manifest from its text.
+    ///
+    /// # Errors
+    /// When it is not JSON of this shape, has another [`SCHEMA`], or holds a service that contradicts itself.
+    pub fn parse(text: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Head {
+            schema: u32,
+        }
+        let head: Head = serde_json::from_str(text).context("it is not a manifest")?;
+        if head.schema != SCHEMA {
+            bail!(
+                "its format is number {}, and this launcher knows number {SCHEMA}: use the launcher of that bundle",
+                head.schema
+            );
+        }
+        let manifest: Self = serde_json::from_str(text)?;
+        for service in &manifest.services {
+            service.validate()?;
+        }
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"{
+        "schema": 1, "name": "dkumonitor", "stack": null, "version": "1.2.3",
+        "platform": {"os": "linux", "arch": "x86_64"},
+        "components": [
+            {"name": "a", "version": "1", "license": "MIT", "source": {"sha256": "00", "size": 3, "url": "https://x/y"},
+             "patches": [{"name": "01.patch", "sha256": "11"}], "toolchain": {"go": "1.24.1"}},
+            {"name": "b", "version": "2", "source": {"path": "sources/b", "tree-sha256": "22"}}
+        ],
+        "services": [{"name": "a", "command": ["{{ bundle }}/bin/a"]}],
+        "files": [
+            {"path": "bin/a", "type": "file", "size": 3, "mode": "0755", "sha256": "33"},
+            {"path": "installer", "type": "link", "target": "bin/dkm"}
+        ]
+    }"#;
+
+    #[test]
+    fn reads_what_it_writes() {
+        let manifest = Manifest::parse(TEXT).unwrap();
+        assert!(matches!(&manifest.components[1].source, SourceId::Tree { tree_sha256, .. } if tree_sha256 == "22"));
+        assert_eq!(manifest.files[1].kind, FileKind::Link { target: "bin/dkm".into() });
+        assert_eq!(Manifest::parse(&serde_json::to_string(&manifest).unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn another_schema_is_refused_in_words() {
+        let error = Manifest::parse(&TEXT.replacen('1', "2", 1)).unwrap_err();
+        assert!(error.to_string().contains("format is number 2"), "{error}");
+    }
+}

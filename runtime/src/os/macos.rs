@@ -1,0 +1,135 @@
+//! macOS: kqueue, libproc. There is no subreaper and no way to read another process's environment, so that what leaves its group
+//! on purpose is not found here.
+
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use super::Tag;
+use crate::service::Protocol;
+
+/// `PROC_PGRP_ONLY` of <sys/proc_info.h>, which the libc crate does not have.
+const PROC_PGRP_ONLY: u32 = 2;
+
+/// There is none; orphans go to process 1.
+pub fn become_subreaper() {}
+
+/// When a process started, in microseconds since the epoch; with the PID it names a process for good. None when there is no such
+/// process.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    // SAFETY: proc_pidinfo(3) writes at most the given size into the zeroed structure.
+    unsafe {
+        let mut info: libc::proc_bsdinfo = std::mem::zeroed();
+        let size = i32::try_from(size_of::<libc::proc_bsdinfo>()).ok()?;
+        let got = libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, (&raw mut info).cast(), size);
+        let alive = got == size && info.pbi_status != libc::SZOMB;
+        alive.then(|| info.pbi_start_tvsec * 1_000_000 + info.pbi_start_tvusec)
+    }
+}
+
+/// What changes with every start of the machine: the time of it.
+#[must_use]
+pub fn boot_id() -> String {
+    // SAFETY: sysctlbyname(3) with a buffer of the size that is passed.
+    unsafe {
+        let mut time: libc::timeval = std::mem::zeroed();
+        let mut size = size_of::<libc::timeval>();
+        let name = c"kern.boottime";
+        if libc::sysctlbyname(name.as_ptr(), (&raw mut time).cast(), &raw mut size, std::ptr::null_mut(), 0) == 0 {
+            time.tv_sec.to_string()
+        } else {
+            String::new()
+        }
+    }
+}
+
+/// A descriptor that becomes readable when the process, which need not be our child, ends.
+///
+/// # Errors
+/// When there is no such process, or no descriptor is left.
+pub fn watch(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: kqueue(2) gives a new descriptor that nobody else owns; kevent(2) reads one event and writes none.
+    unsafe {
+        let fd = libc::kqueue();
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let queue = super::own(fd);
+        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        let event = libc::kevent {
+            ident: usize::try_from(pid).map_err(io::Error::other)?,
+            filter: libc::EVFILT_PROC,
+            flags: libc::EV_ADD,
+            fflags: libc::NOTE_EXIT,
+            data: 0,
+            udata: std::ptr::null_mut(),
+        };
+        if libc::kevent(queue.as_raw_fd(), &raw const event, 1, std::ptr::null_mut(), 0, std::ptr::null()) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(queue)
+    }
+}
+
+/// The user at the other end of a socket.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    Ok(nix::unistd::getpeereid(stream)?.0.as_raw())
+}
+
+/// Pipes grow by themselves here.
+pub fn enlarge_pipe(_pipe: &impl AsRawFd, _bytes: i32) {}
+
+/// There is no such thing here.
+///
+/// # Errors
+/// Always.
+pub fn move_bytes(_pipe: &File, _file: &File, _offset: u64, _count: usize) -> io::Result<usize> {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+/// There is no such thing here.
+///
+/// # Errors
+/// Always.
+pub fn peek(_pipe: &File, _buffer: &mut [u8]) -> io::Result<usize> {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+/// The living processes of a group.
+#[must_use]
+pub fn group_members(group: i32) -> Vec<i32> {
+    let Ok(type_group) = u32::try_from(group) else { return Vec::new() };
+    let mut pids = vec![0_i32; 1024];
+    // SAFETY: proc_listpids(3) writes at most the given size.
+    let bytes = unsafe {
+        let size = i32::try_from(size_of_val(pids.as_slice())).unwrap_or(i32::MAX);
+        libc::proc_listpids(PROC_PGRP_ONLY, type_group, pids.as_mut_ptr().cast(), size)
+    };
+    pids.truncate(usize::try_from(bytes).unwrap_or(0) / size_of::<i32>());
+    pids.retain(|&pid| pid > 0 && start_time(pid).is_some());
+    pids
+}
+
+/// Orphans do not come to us here, so there is nothing to learn from the list.
+#[must_use]
+pub fn children() -> Vec<i32> {
+    Vec::new()
+}
+
+/// Not to be known here.
+#[must_use]
+pub fn tagged(_tag: Tag<'_>, _among: Option<Vec<i32>>) -> Vec<i32> {
+    Vec::new()
+}
+
+/// Not to be known here without the rights of root.
+#[must_use]
+pub fn port_owner(_address: IpAddr, _port: u16, _protocol: Protocol) -> Option<String> {
+    None
+}

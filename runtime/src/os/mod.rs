@@ -1,0 +1,213 @@
+//! What differs between operating systems, and everything that needs `unsafe`.
+//!
+//! The rest of the launcher calls the functions of this module; the twin files [`linux`] and `macos` hold those that have to
+//! look into the system in its own way. Nothing here decides anything: it asks the system and says what it answered.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::unistd::Pid;
+
+#[cfg(target_os = "linux")]
+pub mod linux;
+#[cfg(target_os = "linux")]
+pub use linux as platform;
+#[cfg(target_os = "macos")]
+pub mod macos;
+#[cfg(target_os = "macos")]
+pub use macos as platform;
+
+pub use platform::{
+    become_subreaper, boot_id, children, enlarge_pipe, group_members, move_bytes, peek, peer_uid, port_owner, start_time,
+    tagged, watch,
+};
+
+/// A process of ours, as far as the system tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag<'a> {
+    /// The data folder, as the child has it in `DKM_DATA`.
+    pub data: &'a str,
+    /// The service, as the child has it in `DKM_SERVICE`.
+    pub service: &'a str,
+}
+
+/// The environment variable with the data folder's path that every service gets.
+pub const DATA_VARIABLE: &str = "DKM_DATA";
+/// The environment variable with its own name that every service gets.
+pub const SERVICE_VARIABLE: &str = "DKM_SERVICE";
+
+static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note_signal(number: libc::c_int) {
+    let byte = [u8::try_from(number).unwrap_or(0)];
+    let errno = Errno::last_raw();
+    // A full pipe means that the loop has been woken already; what was lost is only how often.
+    // SAFETY: write(2) is async-signal-safe, the buffer lives on this stack, and the descriptor is never closed.
+    unsafe { libc::write(SIGNAL_PIPE.load(Ordering::Relaxed), byte.as_ptr().cast(), 1) };
+    Errno::set_raw(errno);
+}
+
+/// Signals as something to poll: the numbers of the caught ones can be read from the result, one byte each.
+///
+/// Handlers and not ignoring: what is ignored stays ignored in the services, what is handled goes back to its default.
+///
+/// # Errors
+/// When the system gives no pipe.
+pub fn catch_signals(signals: &[Signal]) -> io::Result<UnixStream> {
+    let (reader, writer) = UnixStream::pair()?;
+    reader.set_nonblocking(true)?;
+    writer.set_nonblocking(true)?;
+    SIGNAL_PIPE.store(writer.as_raw_fd(), Ordering::Relaxed);
+    // It has to live as long as the handlers, which is as long as the process.
+    std::mem::forget(writer);
+    let action = SigAction::new(SigHandler::Handler(note_signal), SaFlags::SA_RESTART, SigSet::empty());
+    for &signal in signals {
+        // SAFETY: the handler only stores to async-signal-safe places, see above.
+        unsafe { signal::sigaction(signal, &action) }?;
+    }
+    Ok(reader)
+}
+
+/// Reads what [`catch_signals`] noted, each signal once.
+pub fn noted_signals(mut reader: &UnixStream) -> Vec<Signal> {
+    let mut out = Vec::new();
+    let mut buffer = [0_u8; 256];
+    while let Ok(count @ 1..) = reader.read(&mut buffer) {
+        for &byte in &buffer[..count] {
+            if let Ok(signal) = Signal::try_from(i32::from(byte))
+                && !out.contains(&signal)
+            {
+                out.push(signal);
+            }
+        }
+    }
+    out
+}
+
+/// Prepares a command so that its process leads a session (and so a group) of its own, and holds `lock` and its own PID written
+/// in it.
+///
+/// The lock is taken by the caller. It is inherited across exec on purpose: it stays held as long as any process of the service
+/// that has not closed it lives, whatever becomes of the supervisor. The child writes the PID itself, before exec, so that there
+/// is no moment at which a service runs and its PID is unknown.
+pub fn lead_session(command: &mut Command, lock: &File) {
+    let fd = lock.as_raw_fd();
+    let prepare = move || {
+        nix::unistd::setsid()?;
+        let mut digits = [0_u8; 12];
+        let text = decimal(&mut digits, std::process::id());
+        // SAFETY: plain system calls on a descriptor that the caller keeps open until the child has executed.
+        unsafe {
+            if libc::fcntl(fd, libc::F_SETFD, 0) < 0
+                || libc::ftruncate(fd, 0) < 0
+                || libc::pwrite(fd, text.as_ptr().cast(), text.len(), 0) < 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is allocated.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Prepares a command so that its process leaves the terminal's session.
+pub fn leave_terminal(command: &mut Command) {
+    // SAFETY: setsid(2) is async-signal-safe.
+    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into)) };
+}
+
+/// `number` in decimal and a line end, without allocating.
+fn decimal(buffer: &mut [u8; 12], mut number: u32) -> &[u8] {
+    let mut at = buffer.len() - 1;
+    buffer[at] = b'\n';
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            return &buffer[at..];
+        }
+    }
+}
+
+/// A child that has ended, and how; none when none has (any more).
+#[must_use]
+pub fn reap() -> Option<(i32, ExitStatus)> {
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes the status into the given integer. (nix has no value for real-time signals, and would lose those.)
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    (pid > 0).then(|| (pid, std::os::unix::process::ExitStatusExt::from_raw(status)))
+}
+
+/// Sends a signal to a whole process group. Whether any process was there.
+pub fn signal_group(group: i32, signal: Signal) -> bool {
+    group > 1 && signal::killpg(Pid::from_raw(group), signal).is_ok()
+}
+
+/// Sends a signal to one process. Whether it was there.
+pub fn signal_process(pid: i32, signal: Signal) -> bool {
+    pid > 1 && signal::kill(Pid::from_raw(pid), signal).is_ok()
+}
+
+/// Whether a process group has any member, dead ones that nobody reaped included.
+#[must_use]
+pub fn group_exists(group: i32) -> bool {
+    group > 1 && !matches!(signal::killpg(Pid::from_raw(group), None), Err(Errno::ESRCH))
+}
+
+/// Gives an inherited descriptor's number an owner.
+///
+/// # Safety
+/// `fd` has to be open and owned by nobody else.
+#[must_use]
+pub(crate) unsafe fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: promised by the caller.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
+}
+
+/// How many bytes wait in a pipe.
+#[must_use]
+pub fn waiting_bytes(pipe: &File) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: ioctl(2) with FIONREAD writes one integer.
+    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    if result == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
+}
+
+/// A descriptor as something to poll.
+///
+/// The poll list is rebuilt for every call of poll(2) from descriptors that the supervisor owns, which a borrow checker cannot see
+/// through a list that also owns the buffers; a stale number would at worst wake the loop once.
+#[must_use]
+pub fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: the callers pass numbers of descriptors that outlive the call of poll(2) they are used for.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn decimals_without_allocation() {
+        for number in [0, 7, 10, 65_535, u32::MAX] {
+            assert_eq!(super::decimal(&mut [0; 12], number), format!("{number}\n").as_bytes());
+        }
+    }
+
+    #[test]
+    fn our_own_start_time_is_stable() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(super::start_time(pid), super::start_time(pid));
+        assert!(super::start_time(pid).is_some());
+        assert!(super::start_time(i32::MAX - 1).is_none());
+    }
+}

@@ -1,0 +1,97 @@
+//! Making a service's process: the one place where the launcher starts programs of others.
+
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::state::Process;
+use crate::home::Home;
+use crate::service::Service;
+use crate::{os, ports};
+
+/// Starts the service's program, its output going to `output`.
+///
+/// No second copy is ever made: the service's lock is taken first, and it stays with the process and its children.
+///
+/// # Errors
+/// In words fit for `status`: a process of the service is still there, a port is taken, the program cannot be run.
+pub fn launch(home: &Home, service: &Service, output: &File) -> Result<Process> {
+    let Some(lock) = lock(&home.service_lock(&service.name))? else {
+        bail!("processes of an earlier {} are still there", service.name);
+    };
+    let taken = ports::obstacles(&service.ports)?;
+    if !taken.is_empty() {
+        bail!("{}", taken.join(", "));
+    }
+    let folder = service.directory.as_ref().map_or(home.root(), Path::new);
+    let mut command = Command::new(&service.command[0]);
+    command
+        .args(&service.command[1..])
+        .current_dir(folder)
+        .envs(&service.environment)
+        .env(os::DATA_VARIABLE, home.root())
+        .env(os::SERVICE_VARIABLE, &service.name)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().context("cannot open its output")?)
+        .stderr(output.try_clone().context("cannot open its output")?);
+    os::lead_session(&mut command, &lock);
+    let child = command.spawn().with_context(|| {
+        if folder.is_dir() {
+            format!("cannot run {}", service.command[0])
+        } else {
+            format!("cannot run {} in {}, which is not a folder", service.command[0], folder.display())
+        }
+    })?;
+    let pid = i32::try_from(child.id()).context("cannot use its PID")?;
+    // The child is ours until we reap it, so the number is still its own.
+    Ok(Process { pid, started: os::start_time(pid), adopted: false })
+}
+
+/// Takes a lock for good, as long as the file stays open here or in a process that inherits it. None: somebody has it.
+///
+/// # Errors
+/// When the file cannot be made or opened.
+pub fn lock(path: &Path) -> Result<Option<File>> {
+    let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.with_context(|| format!("cannot open the lock {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// The PID in a lock that somebody holds; none when nobody does.
+#[must_use]
+pub fn holder(path: &Path) -> Option<i32> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(_) => return None,
+    };
+    match file.try_lock_shared() {
+        // Several may look at the same time: sharing keeps them from taking each other for a holder.
+        Ok(()) => None,
+        Err(_) => Some(std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)),
+    }
+}
+
+/// How a process ended, in words.
+#[must_use]
+pub fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => "ended by itself".to_owned(),
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(number)) => {
+            let name =
+                nix::sys::signal::Signal::try_from(number).map_or_else(|_| number.to_string(), |signal| signal.to_string());
+            format!("killed by {name}{}", if status.core_dumped() { " (core dumped)" } else { "" })
+        }
+        (None, None) => "ended".to_owned(),
+    }
+}

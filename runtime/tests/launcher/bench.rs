@@ -1,0 +1,261 @@
+//! A bundle of small helper programs, an installation of it, and the waiting for conditions.
+//!
+//! The helper that listens on a port is this test program itself: called with `HELPER` in its environment, the test
+//! [`helper_entry`] does not return. What only has to do with signals is a line of shell.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+/// No condition may take longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Not a test: what the services of the test bundles run, see the module's documentation.
+#[test]
+fn helper_entry() {
+    let Ok(kind) = std::env::var("HELPER") else { return };
+    if let Ok(delay) = std::env::var("HELPER_DELAY_MS") {
+        std::thread::sleep(Duration::from_millis(delay.parse().unwrap()));
+    }
+    match kind.as_str() {
+        "listen" => listen(),
+        "count" => count(),
+        other => panic!("no helper {other}"),
+    }
+}
+
+/// Answers every HTTP request with 200.
+fn listen() {
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("HELPER_PORT").unwrap().parse().unwrap())).unwrap();
+    println!("listening");
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    }
+}
+
+/// Prints numbers, one a millisecond, and a last line on TERM by dying of it.
+fn count() {
+    for number in 0_u64.. {
+        println!("number {number}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A service of a test bundle, as its manifest has it. `{{ bundle }}/bin/helper` is this program.
+pub fn listener(name: &str, port: &str, after: &[&str]) -> Value {
+    json!({
+        "name": name,
+        "types": ["backend"],
+        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture"],
+        "environment": {"HELPER": "listen", "HELPER_PORT": format!("{{{{ ports.{port} }}}}")},
+        "after": after,
+        "stop-timeout-s": 5,
+        "ready-timeout-s": 15,
+        "ports": [{"name": port, "port": format!("{{{{ ports.{port} }}}}")}],
+        "probes": [{"http": format!("http://{{{{ reach.{port} }}}}/ready")}],
+    })
+}
+
+/// A service that is a line of shell.
+pub fn shell(name: &str, script: &str) -> Value {
+    json!({"name": name, "types": ["backend"], "command": ["/bin/sh", "-c", script], "stop-timeout-s": 5, "ready-timeout-s": 15})
+}
+
+/// A bundle, and perhaps a data folder made from it. Whatever was started from it ends with it.
+pub struct Bench {
+    temp: tempfile::TempDir,
+    pub port: u16,
+}
+
+impl Bench {
+    /// A bundle with these services.
+    pub fn bundle(services: &[Value]) -> Self {
+        let temp = tempfile::Builder::new().prefix("dkm test ").tempdir().unwrap();
+        let bench = Self { temp, port: four_ports() };
+        let bundle = bench.bundle_path();
+        fs::create_dir_all(bundle.join("bin")).unwrap();
+        fs::create_dir_all(bundle.join("static")).unwrap();
+        fs::create_dir_all(bundle.join("conf")).unwrap();
+        // By another process: a file that this one has open for writing could be inherited by a child of another test, and then
+        // cannot be executed.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_dkm")).arg(bundle.join("bin/dkm")).status().unwrap();
+        assert!(copied.success());
+        symlink("bin/dkm", bundle.join("installer")).unwrap();
+        symlink("dkm", bundle.join("bin/dkmadmin")).unwrap();
+        symlink(std::env::current_exe().unwrap(), bundle.join("bin/helper")).unwrap();
+        fs::write(bundle.join("conf/a.conf.j2"), "data = {{ data | toml }}\nport = {{ ports.carbon }}\n").unwrap();
+        bench.write_manifest(services);
+        bench
+    }
+
+    /// A bundle with these services, installed as the type `backend`.
+    pub fn installed(services: &[Value]) -> Self {
+        let bench = Self::bundle(services);
+        let output = bench.install(&[]);
+        assert!(output.status.success(), "{}", text(&output));
+        bench
+    }
+
+    /// The two components that a backend consists of, both listening, the second after the first.
+    pub fn two() -> Vec<Value> {
+        vec![listener("go-carbon", "carbon", &[]), listener("carbonapi", "carbonapi", &["go-carbon"])]
+    }
+
+    pub fn write_manifest(&self, services: &[Value]) {
+        let platform = json!({"os": std::env::consts::OS, "arch": std::env::consts::ARCH});
+        let manifest = json!({
+            "schema": 1, "name": "dkumonitor", "stack": "test", "version": "9.9.9", "platform": platform,
+            "components": [], "services": services, "files": [],
+        });
+        fs::write(self.bundle_path().join("manifest.json"), manifest.to_string()).unwrap();
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.temp.path().canonicalize().unwrap()
+    }
+
+    pub fn bundle_path(&self) -> PathBuf {
+        self.root().join("the bundle")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.root().join("the data")
+    }
+
+    /// Runs the installer for the type `backend`, with more arguments.
+    pub fn install(&self, more: &[&str]) -> Output {
+        let mut command = Command::new(self.bundle_path().join("installer"));
+        command.arg("-d").arg(self.data()).arg("-p").arg(self.port.to_string());
+        command.args(["-t", "backend", "--hostname", "local.test"]).args(more);
+        command.output().unwrap()
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.data().join("bin/dkm"));
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    pub fn dkm(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs dkm, which has to succeed; what it printed.
+    pub fn good(&self, arguments: &[&str]) -> String {
+        let output = self.dkm(arguments);
+        assert!(output.status.success(), "dkm {arguments:?}: {}\n{}", text(&output), self.supervisor_log());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn supervisor_log(&self) -> String {
+        fs::read_to_string(self.data().join("run/supervisor.log")).unwrap_or_default()
+    }
+
+    pub fn log(&self, service: &str) -> String {
+        fs::read_to_string(self.data().join(format!("run/log/{service}.log"))).unwrap_or_default()
+    }
+
+    /// One service as `status --json` has it.
+    pub fn status(&self, service: &str) -> Value {
+        let output = self.dkm(&["status", "--json"]);
+        let all: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
+        all.as_array().unwrap().iter().find(|status| status["name"] == service).unwrap().clone()
+    }
+
+    pub fn state(&self, service: &str) -> String {
+        self.status(service)["state"].as_str().unwrap().to_owned()
+    }
+
+    /// The PID of a service, or of the supervisor for "".
+    pub fn pid(&self, service: &str) -> i32 {
+        let arguments: Vec<&str> = if service.is_empty() { vec!["pid"] } else { vec!["pid", service] };
+        String::from_utf8(self.dkm(&arguments).stdout).unwrap().trim().parse().unwrap()
+    }
+
+    /// Every living process with this data folder's tag, by reading /proc; the supervisor has none.
+    #[cfg(target_os = "linux")]
+    pub fn processes(&self) -> Vec<i32> {
+        let tag = format!("DKM_DATA={}", self.data().display());
+        let mut out = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            if environment.split(|&byte| byte == 0).any(|entry| entry == tag.as_bytes()) && alive(pid) {
+                out.push(pid);
+            }
+        }
+        out
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if !self.data().join("bin/dkm").exists() {
+            return;
+        }
+        let _ = self.dkm(&["shutdown"]);
+        #[cfg(target_os = "linux")]
+        for pid in self.processes() {
+            send(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+pub fn text(output: &Output) -> String {
+    format!("{}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+pub fn send(pid: i32, signal: Signal) {
+    assert!(pid > 1, "there is no process {pid} to signal");
+    let _ = kill(Pid::from_raw(pid), signal);
+}
+
+/// Whether a process lives; one that is dead and only not reaped does not.
+pub fn alive(pid: i32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with(['Z', 'X']),
+        Err(_) if Path::new("/proc/self").exists() => false,
+        Err(_) => kill(Pid::from_raw(pid), None).is_ok(),
+    }
+}
+
+/// Waits until something holds.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "waited too long for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Four free ports in a row, the first one's number; no two tests of a run get the same.
+fn four_ports() -> u16 {
+    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().unwrap();
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let Some(last) = first.checked_add(3) else { continue };
+        let free = |port| TcpListener::bind(("0.0.0.0", port)).is_ok() && UdpSocket::bind(("0.0.0.0", port)).is_ok();
+        if (first..=last).all(free) && !given.iter().any(|&other| other.abs_diff(first) < 4) {
+            given.push(first);
+            return first;
+        }
+    }
+}
+
+/// A command that leads a process group of its own, as a shell's job does.
+pub fn as_job(command: &mut Command) -> &mut Command {
+    command.process_group(0)
+}

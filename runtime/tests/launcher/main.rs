@@ -1,0 +1,10 @@
+//! The launcher's programs, driven as their users drive them: real processes, real signals, real ports, in temporary folders with a
+//! space in their names.
+
+// A test that cannot go on fails; the helpers beside the tests are tests too, which the lint's exception does not see.
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod control;
+mod faults;
+mod install;

@@ -1,0 +1,30 @@
+//! The kind `autotools`: bootstrap where the source has no `configure`, then configure, make, make install.
+
+use super::Build;
+use crate::shell::Command;
+use crate::stack::recipe::{Autotools, Step};
+use std::path::Path;
+
+/// Whether a source has to be bootstrapped before it can be configured.
+pub(super) fn lacks_configure(dir: &Path) -> bool {
+    !dir.join("configure").is_file()
+}
+
+pub(super) fn commands(build: &Build<'_>, step: &Step, autotools: &Autotools, dir: &Path) -> Vec<Command> {
+    // Paths of the build must not end up in programs (`__FILE__` in assertions), nor debug information in the bundle.
+    let flags = format!("-O2 -ffile-prefix-map={}=.", build.src.display());
+    let env = build.env(step, &[("CFLAGS", flags.clone()), ("CXXFLAGS", flags)]);
+    let command = |words: &[String]| Command::new(&words[0], dir, &env).args(build.fill_all(&words[1..]));
+    let mut commands = Vec::new();
+    if lacks_configure(dir) {
+        commands.push(command(&autotools.bootstrap));
+    }
+    commands.push(Command::new("./configure", dir, &env).args(build.fill_all(&autotools.configure)));
+    let jobs = format!("-j{}", build.session.jobs);
+    commands.push(Command::new("make", dir, &env).arg(jobs).args(build.fill_all(&autotools.targets)));
+    if autotools.install {
+        let dest = format!("DESTDIR={}", build.dest().display());
+        commands.push(Command::new("make", dir, &env).args(["install".to_owned(), dest]));
+    }
+    commands
+}

@@ -1,0 +1,117 @@
+//! The kind `node`: npm or Yarn, whichever the source uses and in the version that it names.
+
+use super::Build;
+use crate::environment;
+use crate::error::{Kind, WithKind as _};
+use crate::shell::Command;
+use crate::stack::recipe::{Node, Step};
+use crate::toolchain::{self, Integrity, Package, Registry};
+use serde::Deserialize;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// The part of package.json that names the package manager.
+#[derive(Default, Deserialize)]
+struct PackageJson {
+    #[serde(rename = "packageManager")]
+    package_manager: Option<String>,
+}
+
+/// A package manager of a certain version.
+#[derive(Debug, PartialEq, Eq)]
+enum Manager {
+    /// The host's npm.
+    HostNpm,
+    /// A script to be run by node, under the name that other scripts call it by.
+    Script { name: &'static str, path: PathBuf, classic: bool },
+}
+
+pub(super) fn commands(build: &Build<'_>, step: &Step, node: &Node, dir: &Path) -> anyhow::Result<Vec<Command>> {
+    let session = build.session;
+    let mut env = build.env(step, &[]);
+    if let Some(options) = &node.node_options {
+        env.insert("NODE_OPTIONS".to_owned(), options.into());
+    }
+    if session.offline {
+        env.insert("npm_config_offline".to_owned(), "true".into());
+        env.insert("YARN_ENABLE_NETWORK".to_owned(), "0".into());
+    }
+    let plain = environment::base(session.dirs, build.epoch);
+    let registry = Registry { dirs: session.dirs, env: &plain, offline: session.offline };
+    let bin = toolchain::node(build.planned.recipe, session.host, &registry)?;
+    let manager = manager(dir, &registry)?;
+    env = environment::with_path(env, &bin);
+    let mut words = vec!["npm".to_owned()];
+    if let Manager::Script { name, path, .. } = &manager {
+        env = environment::with_path(env, &shim(&build.work, name, path)?);
+        words = vec![bin.join("node").to_string_lossy().into_owned(), path.to_string_lossy().into_owned()];
+    }
+    let command = |args: &[&str]| Command::new(&words[0], dir, &env).args(&words[1..]).args(args.iter().copied());
+    let mut commands = Vec::new();
+    if node.install {
+        commands.push(command(match &manager {
+            Manager::Script { name: "yarn", classic: true, .. } => &["install", "--frozen-lockfile", "--non-interactive"],
+            Manager::Script { name: "yarn", .. } => &["install", "--immutable"],
+            _ => &["ci"],
+        }));
+    }
+    commands.extend(node.run.iter().map(|script| command(&["run", &build.fill(script)])));
+    Ok(commands)
+}
+
+/// Which package manager a source wants: the one in its own `.yarnrc.yml`, that of `packageManager`, or the one whose
+/// lock file it has.
+fn manager(dir: &Path, registry: &Registry<'_>) -> anyhow::Result<Manager> {
+    if let Some(path) = yarn_path(dir) {
+        return Ok(Manager::Script { name: "yarn", path, classic: false });
+    }
+    let path = dir.join("package.json");
+    let text = std::fs::read_to_string(&path).kind(Kind::Compile, || format!("cannot read {}", path.display()))?;
+    let package: PackageJson = serde_json::from_str(&text).kind(Kind::Compile, || format!("cannot use {}", path.display()))?;
+    match package.package_manager.as_deref() {
+        Some(spec) => named_manager(spec, registry),
+        None if dir.join("yarn.lock").is_file() => Err(Kind::Compile.error(format!(
+            "{} has a yarn.lock, but names no Yarn: neither yarnPath in .yarnrc.yml nor packageManager in package.json",
+            dir.display()
+        ))),
+        None => Ok(Manager::HostNpm),
+    }
+}
+
+/// `yarnPath` of the nearest `.yarnrc.yml`, which names a Yarn that the source brings along.
+fn yarn_path(dir: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(dir.join(".yarnrc.yml")).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix("yarnPath:"))?.trim().trim_matches(['"', '\'']);
+    let path = dir.join(value);
+    path.is_file().then_some(path)
+}
+
+/// `npm@10.8.2`, `yarn@4.9.2+sha512.<hex>`.
+fn named_manager(spec: &str, registry: &Registry<'_>) -> anyhow::Result<Manager> {
+    let unusable = || Kind::Compile.error(format!("packageManager \"{spec}\" is not npm@VERSION or yarn@VERSION"));
+    let (name, rest) = spec.split_once('@').ok_or_else(unusable)?;
+    let (version, integrity) = match rest.split_once('+') {
+        Some((version, hash)) => (version, Integrity::parse(hash)),
+        None => (rest, None),
+    };
+    let classic = version.starts_with("1.");
+    // Yarn's hash in packageManager is that of the plain script and not of the package, so it cannot be used here.
+    let (name, package, script, integrity) = match (name, classic) {
+        ("npm", _) => ("npm", "npm", "bin/npm-cli.js", integrity),
+        ("yarn", true) => ("yarn", "yarn", "bin/yarn.js", integrity),
+        ("yarn", false) => ("yarn", "@yarnpkg/cli-dist", "bin/yarn.js", None),
+        _ => return Err(unusable()),
+    };
+    let root = registry.package(&Package { name: package, version, integrity })?;
+    Ok(Manager::Script { name, path: root.join(script), classic })
+}
+
+/// A folder with a program of the manager's name: scripts of package.json call it by that.
+fn shim(work: &Path, name: &str, script: &Path) -> anyhow::Result<PathBuf> {
+    let folder = work.join("shims");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\nexec node {} \"$@\"\n", crate::shell::quote(script.as_os_str())))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(folder)
+}

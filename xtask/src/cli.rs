@@ -1,0 +1,178 @@
+//! Every command and flag, in one place; the doc comments are the help.
+
+use crate::fetch::Mirror;
+use crate::progress::Verbosity;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Builds the dkumonitor package from pinned sources.
+///
+/// Exit status: 0 done; 1 other failure; 2 usage, vendor.lock or a recipe is wrong; 3 the machine lacks something;
+/// 4 a source cannot be fetched; 5 a source is not what was pinned; 6 a patch does not apply; 7 a build command failed;
+/// 8 the bundle cannot be staged; 9 the archive cannot be written; 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the package: fetch, unpack, patch, compile, stage, archive
+    Package(Package),
+    /// Bring all sources into the build folder, and nothing else
+    Fetch(Fetch),
+    /// Print what `package` would do, in order, and why
+    Plan(Plan),
+    /// Check this machine for everything that a build needs, and print all findings
+    Doctor(Doctor),
+    /// Remove what earlier runs have made
+    Clean(Clean),
+    /// Run all checks and tests, as CI does
+    Ci(Ci),
+    /// Measure archive and rebuild times against common tools, as ratios
+    Bench(Bench),
+}
+
+/// Flags that every command on a stack takes.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Folder with vendor.lock, recipes/ and patches/ [default: the repository's root]
+    #[arg(long, value_name = "DIR")]
+    pub stack: Option<PathBuf>,
+    /// Folder for everything in between [default: build/, or build/stack-NAME/ for another stack]
+    #[arg(long, value_name = "DIR")]
+    pub build_dir: Option<PathBuf>,
+    /// Work on these components (and the launcher) only; the bundle is then named `partial`
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub only: Vec<String>,
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// How much is said.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Talk {
+    /// Show the tools' own output
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Say nothing but failures
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl Talk {
+    /// The two flags as one word.
+    pub fn verbosity(self) -> Verbosity {
+        match (self.verbose, self.quiet) {
+            (true, _) => Verbosity::Verbose,
+            (_, true) => Verbosity::Quiet,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+/// Flags of what may use the network.
+#[derive(Args, Clone, Debug)]
+pub struct Network {
+    /// Look for sources here first: a folder, or an address below which they lie (may be given several times)
+    #[arg(long = "mirror", value_name = "DIR|URL")]
+    pub mirrors: Vec<Mirror>,
+    /// Use no network; what is not in the build folder or in a mirror folder is an error
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Make the package.
+#[derive(Args, Debug)]
+pub struct Package {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub network: Network,
+    /// Folder for the tree and the archive [default: dist/]
+    #[arg(long, value_name = "DIR")]
+    pub dist_dir: Option<PathBuf>,
+    /// Compile nothing: stage what was compiled before
+    #[arg(long)]
+    pub skip_build: bool,
+    /// Leave the tree in the dist folder, make no archive
+    #[arg(long)]
+    pub skip_archive: bool,
+    /// How many jobs a build tool may run at once [default: the cores of this machine]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+    /// Install missing tools by the system's package manager first (apt, dnf, brew)
+    #[arg(long)]
+    pub install_missing: bool,
+}
+
+/// Bring all sources into the build folder.
+#[derive(Args, Debug)]
+pub struct Fetch {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub network: Network,
+}
+
+/// Print what `package` would do.
+#[derive(Args, Debug)]
+pub struct Plan {
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Check this machine.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub common: Common,
+    /// Install missing tools by the system's package manager (apt, dnf, brew)
+    #[arg(long)]
+    pub install_missing: bool,
+}
+
+/// Remove what earlier runs have made.
+#[derive(Args, Debug)]
+pub struct Clean {
+    #[command(flatten)]
+    pub common: Common,
+    /// Folder of trees and archives, cleaned by --all [default: dist/]
+    #[arg(long, value_name = "DIR")]
+    pub dist_dir: Option<PathBuf>,
+    /// Remove fetched sources, toolchains, caches and the dist folder too
+    #[arg(long, conflicts_with = "only")]
+    pub all: bool,
+}
+
+/// Run all checks and tests.
+#[derive(Args, Debug)]
+pub struct Ci {
+    /// Install missing tools by the system's package manager first (apt, dnf, brew)
+    #[arg(long)]
+    pub install_missing: bool,
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// Measure against common tools.
+#[derive(Args, Debug)]
+pub struct Bench {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub network: Network,
+    /// Folder for the tree and the archive [default: dist/]
+    #[arg(long, value_name = "DIR")]
+    pub dist_dir: Option<PathBuf>,
+    /// Measure the archive of this folder instead of the staged bundle
+    #[arg(long, value_name = "DIR")]
+    pub tree: Option<PathBuf>,
+    /// How often each command is run
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub runs: u8,
+}

@@ -1,0 +1,63 @@
+//! `ci`: all checks and tests, the same by hand and in CI.
+//!
+//! The miniature stack is built, installed and run by the integration tests in `xtask/tests/`, which is why the tools
+//! that it is built with have to be there first.
+
+use super::Workshop;
+use crate::cli;
+use crate::error::{Kind, WithKind as _};
+use crate::preflight::{self, Finding};
+use std::path::PathBuf;
+use xshell::{Shell, cmd};
+
+/// The other platform that the launcher must at least compile for.
+const OTHER_TARGET: &str = "aarch64-apple-darwin";
+
+/// Runs everything; stops at the first thing that is red.
+///
+/// # Errors
+/// The first check or test that fails.
+pub fn run(args: &cli::Ci) -> anyhow::Result<()> {
+    let workspace = super::workspace();
+    require_tools(args, workspace.join("examples/ministack"))?;
+    let shell = Shell::new()?;
+    shell.change_dir(&workspace);
+    let check = |what: &str, command: xshell::Cmd<'_>| -> anyhow::Result<()> {
+        eprintln!("── {what}");
+        command.run().kind(Kind::Other, || format!("{what}: red"))
+    };
+    check("format", cmd!(shell, "cargo fmt --all --check"))?;
+    check("clippy", cmd!(shell, "cargo clippy --workspace --all-targets --locked --quiet -- -D warnings"))?;
+    let other = cmd!(shell, "cargo check --package dkumonitor-runtime --target {OTHER_TARGET} --locked --quiet");
+    check("the launcher for macOS", other)?;
+    if which::which("cargo-deny").is_ok() {
+        check("licences and duplicates of crates", cmd!(shell, "cargo deny --offline check licenses bans sources"))?;
+    } else {
+        eprintln!("── licences of crates: passed over, cargo-deny is not installed (cargo install cargo-deny)");
+    }
+    check("tests", cmd!(shell, "cargo test --workspace --locked"))?;
+    eprintln!("all green");
+    Ok(())
+}
+
+/// The tools that the tests drive, all missing ones in one report.
+fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
+    let common = cli::Common { stack: Some(stack), build_dir: None, only: Vec::new(), talk: args.talk };
+    let workshop = Workshop::open(&common, None)?;
+    let recipes = workshop.stack.select(&[])?;
+    let bootstrap: Vec<_> = recipes.iter().map(|recipe| recipe.name.as_str()).collect();
+    let look = || -> Vec<Finding> {
+        let mut findings = preflight::check(&recipes, &bootstrap, &workshop.host, &workshop.dirs);
+        // Debian's collectd stands for the one that --system-collectd takes over.
+        findings.push(preflight::look("collectd", None, &["the tests"], &workshop.host));
+        findings.push(preflight::rust_target(OTHER_TARGET, "the tests"));
+        findings
+    };
+    let findings = look();
+    if args.install_missing && findings.iter().any(|finding| finding.state.is_err()) {
+        preflight::install(&findings)?;
+        workshop.host.forget();
+        return preflight::require(&look());
+    }
+    preflight::require(&findings)
+}

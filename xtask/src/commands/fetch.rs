@@ -1,0 +1,18 @@
+//! `fetch`: all sources into the store.
+
+use super::{Workshop, package};
+use crate::{cli, plan};
+
+/// Fetches the sources of the chosen components, whether or not they have to be built.
+///
+/// # Errors
+/// Those of [`crate::fetch::fetch_all`].
+pub fn run(args: &cli::Fetch) -> anyhow::Result<()> {
+    let workshop = Workshop::open(&args.common, None)?;
+    let recipes = workshop.stack.select(&args.common.only)?;
+    let _lock = workshop.lock()?;
+    let planned = plan::plan(&workshop.stack, &recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
+    let archives = package::fetch_sources(&workshop, &planned.iter().collect::<Vec<_>>(), &args.network)?;
+    workshop.ui.line(&format!("{} archives in {}", archives.len(), workshop.dirs.sources().display()));
+    Ok(())
+}

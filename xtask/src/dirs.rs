@@ -1,0 +1,188 @@
+//! Where things lie below the build and the dist folder. No other module spells these names.
+
+use crate::error::{Kind, WithKind as _};
+use crate::fingerprint;
+use sha2::{Digest as _, Sha256};
+use std::fs::{DirBuilder, create_dir_all};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+/// The folders that a run writes to.
+#[derive(Clone, Debug)]
+pub struct Dirs {
+    /// `--build-dir`, absolute.
+    pub build: PathBuf,
+    /// `--dist-dir`, absolute.
+    pub dist: PathBuf,
+    /// Where compilers work: the build folder, or a stand-in for one whose path holds what make and configure cannot
+    /// bear, such as a blank.
+    plain: PathBuf,
+}
+
+impl Dirs {
+    /// The folders of a run; nothing is made yet.
+    pub fn new(build: PathBuf, dist: PathBuf) -> Self {
+        let bearable = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+@,".contains(byte);
+        let plain = if build.as_os_str().as_bytes().iter().all(bearable) {
+            build.clone()
+        } else {
+            let hash = fingerprint::hex(&Sha256::digest(build.as_os_str().as_bytes()));
+            let user = rustix::process::geteuid().as_raw();
+            std::env::temp_dir().join(format!("dkumonitor-{user}-{}", &hash[..12]))
+        };
+        Self { build, dist, plain }
+    }
+
+    /// Makes the folders that every run needs.
+    ///
+    /// # Errors
+    /// [`Kind::Stage`] when one cannot be made, or the stand-in belongs to somebody else.
+    pub fn make(&self) -> anyhow::Result<()> {
+        let fail = |folder: &Path| format!("cannot make {} (choose another with --build-dir)", folder.display());
+        create_dir_all(&self.build).kind(Kind::Stage, || fail(&self.build))?;
+        if self.plain != self.build {
+            self.make_stand_in()?;
+        }
+        for folder in [self.home(), self.tmp()] {
+            create_dir_all(&folder).kind(Kind::Stage, || fail(&folder))?;
+        }
+        Ok(())
+    }
+
+    /// The stand-in lies where everybody may write: it has to be ours alone before anything is compiled in it.
+    fn make_stand_in(&self) -> anyhow::Result<()> {
+        let plain = &self.plain;
+        match DirBuilder::new().mode(0o700).create(plain) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(error).kind(Kind::Stage, || format!("cannot make {}", plain.display()));
+            }
+            _ => {}
+        }
+        let meta = plain.symlink_metadata()?;
+        if meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0 {
+            return Ok(());
+        }
+        Err(Kind::Stage.error(format!(
+            "{} stands in for the build folder, whose path holds characters that make cannot bear, but it is not yours \
+             alone; remove it, or choose a plain path with --build-dir",
+            plain.display()
+        )))
+    }
+
+    /// Removes the stand-in, if there is one, after a run that needs nothing of it any more.
+    pub fn remove_stand_in(&self) {
+        if self.plain != self.build {
+            // What is left of it harms nobody; the next run uses it again.
+            let _ = remove_all(&self.plain);
+        }
+    }
+
+    /// Fetched archives, by hash.
+    pub fn sources(&self) -> PathBuf {
+        self.build.join("sources")
+    }
+
+    /// Downloads that were not what was pinned, for inspection.
+    pub fn rejected(&self) -> PathBuf {
+        self.build.join("rejected")
+    }
+
+    /// A component's work folder: `src/` and `dest/` are below it.
+    pub fn work(&self, component: &str) -> PathBuf {
+        self.plain.join("work").join(component)
+    }
+
+    /// A component's compiled outputs, one folder for each key.
+    pub fn outputs(&self, component: &str) -> PathBuf {
+        self.build.join("outputs").join(component)
+    }
+
+    /// Toolchains taken from registries.
+    pub fn toolchains(&self) -> PathBuf {
+        self.build.join("toolchains")
+    }
+
+    /// A build tool's own cache (`go`, `npm`, `yarn`, `cargo` …).
+    pub fn cache(&self, tool: &str) -> PathBuf {
+        self.build.join("cache").join(tool)
+    }
+
+    /// HOME of all build commands.
+    pub fn home(&self) -> PathBuf {
+        self.plain.join("home")
+    }
+
+    /// TMPDIR of all build commands.
+    pub fn tmp(&self) -> PathBuf {
+        self.plain.join("tmp")
+    }
+
+    /// What is remembered of the last stage and archive, to know whether they still stand.
+    pub fn state(&self, bundle: &str) -> PathBuf {
+        self.build.join("state").join(format!("{bundle}.json"))
+    }
+
+    /// Compressed pieces of earlier archives.
+    pub fn archive_cache(&self) -> PathBuf {
+        self.build.join("cache").join("archive")
+    }
+
+    /// The staged tree of a bundle.
+    pub fn tree(&self, bundle: &str) -> PathBuf {
+        self.dist.join(bundle)
+    }
+}
+
+/// Removes a folder or file and everything in it; that it is not there is fine. Folders without write permission (Go's
+/// module cache, some archives) are made writable first.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_all(path: &Path) -> std::io::Result<()> {
+    let is_dir = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(meta) => meta.is_dir(),
+    };
+    if !is_dir {
+        return std::fs::remove_file(path);
+    }
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            make_writable(path);
+            std::fs::remove_dir_all(path)
+        }
+        other => other,
+    }
+}
+
+fn make_writable(root: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for entry in walkdir::WalkDir::new(root).into_iter().flatten().filter(|entry| entry.file_type().is_dir()) {
+        let _ = std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(0o700));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_make_cannot_bear_gets_a_stand_in_of_its_own_that_nobody_else_can_enter() {
+        let plain = Dirs::new("/some/build".into(), "/some/dist".into());
+        assert_eq!(plain.work("x"), Path::new("/some/build/work/x"));
+        let folder = tempfile::Builder::new().prefix("with a blank ").tempdir().unwrap();
+        let dirs = Dirs::new(folder.path().join("build"), folder.path().join("dist"));
+        dirs.make().unwrap();
+        let work = dirs.work("x");
+        assert!(!work.to_str().unwrap().contains(' '), "{}", work.display());
+        assert_ne!(work, Dirs::new(folder.path().join("other build"), folder.path().join("dist")).work("x"));
+        let stand_in = work.ancestors().nth(2).unwrap();
+        assert_eq!(stand_in.metadata().unwrap().mode() & 0o777, 0o700);
+        std::fs::set_permissions(stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(dirs.make().unwrap_err().to_string().contains("not yours alone"));
+        dirs.remove_stand_in();
+        assert!(!stand_in.exists());
+    }
+}

@@ -1,0 +1,105 @@
+//! The environment of build commands: clean, fixed, and the same for everyone.
+//!
+//! Nothing of the caller's environment gets in but what says how to reach registries and which certificates to trust;
+//! every folder that tools like to write to is below `build/`.
+
+use crate::dirs::Dirs;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// A whole environment.
+pub type Environment = BTreeMap<String, OsString>;
+
+/// Variables that pass through. They decide where packages come from and whom to trust; what comes is checked by each
+/// ecosystem's own hashes (go.sum, lock files).
+const PASSED: [&str; 24] = [
+    "PATH",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "GOPROXY",
+    "GONOPROXY",
+    "GOSUMDB",
+    "GONOSUMDB",
+    "GOPRIVATE",
+    "GOINSECURE",
+    "GOFIPS140",
+    "NPM_CONFIG_REGISTRY",
+    "npm_config_registry",
+    "YARN_NPM_REGISTRY_SERVER",
+];
+
+/// The environment that every build command starts from; `epoch` becomes SOURCE_DATE_EPOCH (seconds since 1970).
+pub fn base(dirs: &Dirs, epoch: u64) -> Environment {
+    let mut env = Environment::new();
+    for name in PASSED {
+        if let Some(value) = std::env::var_os(name) {
+            env.insert(name.to_owned(), value);
+        }
+    }
+    let mut set = |name: &str, value: OsString| drop(env.insert(name.to_owned(), value));
+    set("HOME", dirs.home().into());
+    set("TMPDIR", dirs.tmp().into());
+    // "C.UTF-8" is missing on macOS, where "C" handles UTF-8 well enough for compilers.
+    set("LC_ALL", if cfg!(target_os = "macos") { "C" } else { "C.UTF-8" }.into());
+    set("TZ", "UTC".into());
+    set("SOURCE_DATE_EPOCH", epoch.to_string().into());
+    // Tools that ask, colour or report home do none of it.
+    set("CI", "true".into());
+    set("NO_COLOR", "1".into());
+    set("GIT_TERMINAL_PROMPT", "0".into());
+    set("GOPATH", dirs.cache("go").into());
+    set("GOCACHE", dirs.cache("go-build").into());
+    set("GOTELEMETRY", "off".into());
+    set("GOFLAGS", "".into());
+    set("npm_config_cache", dirs.cache("npm").into());
+    set("npm_config_update_notifier", "false".into());
+    set("npm_config_audit", "false".into());
+    set("npm_config_fund", "false".into());
+    set("YARN_GLOBAL_FOLDER", dirs.cache("yarn").into());
+    set("YARN_ENABLE_TELEMETRY", "0".into());
+    set("YARN_ENABLE_PROGRESS_BARS", "false".into());
+    // HOME is another one, but where packages come from is still what the user has set up.
+    for (name, file) in [("npm_config_userconfig", ".npmrc"), ("GOENV", ".config/go/env")] {
+        if let Some(path) = users_file(name, file) {
+            set(name, path.into());
+        }
+    }
+    for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        if let Some(path) = std::env::var_os(name).or_else(|| Some(home()?.join(folder).into())) {
+            set(name, path);
+        }
+    }
+    env
+}
+
+fn users_file(variable: &str, file: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map(PathBuf::from).or_else(|| Some(home()?.join(file)))?;
+    path.is_file().then_some(path)
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| !home.as_os_str().is_empty())
+}
+
+/// The environment with a folder put in front of PATH.
+pub fn with_path(mut env: Environment, folder: &std::path::Path) -> Environment {
+    let old = env.get("PATH").cloned().unwrap_or_default();
+    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&old));
+    // A folder whose name holds a ':' cannot be on a PATH at all; then the old one has to do.
+    if let Ok(path) = std::env::join_paths(folders) {
+        env.insert("PATH".to_owned(), path);
+    }
+    env
+}

@@ -1,0 +1,102 @@
+//! What went wrong, by kind: the kind decides the exit status.
+//!
+//! Everything that fails travels as an [`anyhow::Error`]; where the kind matters to the caller of the program, a
+//! [`Failure`] stands somewhere in its chain. The outermost one decides. Nothing else in the program branches on errors.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The kinds of failure, each with the exit status that the README documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Anything that has no kind of its own.
+    Other = 1,
+    /// Flags, `vendor.lock` or a recipe are wrong. Clap leaves with the same status.
+    Usage = 2,
+    /// The machine lacks a tool, memory or disk.
+    Preflight = 3,
+    /// A source could not be had from any address.
+    Fetch = 4,
+    /// Something was had, but is not what was pinned, or would do harm when unpacked.
+    Integrity = 5,
+    /// A patch does not apply exactly.
+    Patch = 6,
+    /// A build command failed.
+    Compile = 7,
+    /// The bundle's tree could not be put together.
+    Stage = 8,
+    /// The archive could not be written.
+    Archive = 9,
+    /// Ctrl-C or SIGTERM; 130 is what shells report for SIGINT.
+    Interrupted = 130,
+}
+
+impl Kind {
+    /// An error of this kind with a text of its own.
+    pub fn error(self, text: impl Into<String>) -> anyhow::Error {
+        Failure { kind: self, text: text.into() }.into()
+    }
+}
+
+/// A text with its [`Kind`]; found by downcasting along an error's chain.
+#[derive(Debug)]
+pub struct Failure {
+    /// What kind of failure this is.
+    pub kind: Kind,
+    text: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Adds a [`Kind`] and a text to a result, as anyhow's `Context` adds a text.
+pub trait WithKind<T> {
+    /// Wraps the error with `text` and marks it as a failure of `kind`.
+    ///
+    /// # Errors
+    /// Exactly where `self` is one.
+    fn kind(self, kind: Kind, text: impl FnOnce() -> String) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> WithKind<T> for Result<T, E> {
+    fn kind(self, kind: Kind, text: impl FnOnce() -> String) -> anyhow::Result<T> {
+        self.map_err(|error| error.into().context(Failure { kind, text: text() }))
+    }
+}
+
+/// The kind of an error: that of the outermost [`Failure`] in its chain, else [`Kind::Other`].
+pub fn kind_of(error: &anyhow::Error) -> Kind {
+    // A `Failure` added by `context` is reachable only by `downcast_ref` on the error itself, one that came as the
+    // source also by its chain.
+    error
+        .downcast_ref::<Failure>()
+        .or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()))
+        .map_or(Kind::Other, |failure| failure.kind)
+}
+
+/// Prints the error with all its causes to standard error and gives the exit status of its kind.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(kind_of(error) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn the_outermost_kind_wins_and_contexts_do_not_hide_it() {
+        let inner: Result<(), _> = Err(Kind::Integrity.error("bits are wrong"));
+        let outer = inner.kind(Kind::Fetch, || "cannot fetch x".into()).context("while trying").unwrap_err();
+        assert_eq!(kind_of(&outer), Kind::Fetch);
+        assert_eq!(format!("{outer:#}"), "while trying: cannot fetch x: bits are wrong");
+        assert_eq!(kind_of(&anyhow::anyhow!("plain")), Kind::Other);
+    }
+}

@@ -1,0 +1,400 @@
+//! Fetches the pinned source archives into the store below the build folder.
+//!
+//! Promises: an archive is in the store only when its size and sha256 are those of the lock; it gets there by one rename
+//! of a file that is whole and synced. What is in the store needs no network, and no client is built then. Addresses are
+//! tried in turn, mirrors first; whatever can pass by itself is tried again with growing pauses, a download that was cut
+//! goes on where it stopped if the server vouches that the file is the same. All sources are tried before a failure is
+//! reported, and the report has every address with its reason. A wrong file is kept as evidence, with a guess at what it is.
+//!
+//! The store holds, for a pin of sha256 `H`: `H.tar.gz` (or the archive's own ending), `H.tar.gz.ok` (a fingerprint that
+//! saves hashing again, see [`store`]), and while it is on its way `H.part` with `H.part.json` (see [`http`]).
+//!
+//! Left to others: what is pinned ([`crate::stack::lock`]), and what is in an archive ([`crate::unpack`]). Two runs in
+//! one build folder must be kept apart by the caller.
+
+mod account;
+mod evidence;
+mod http;
+mod reach;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+use crate::progress::{Step, Ui, bytes};
+use crate::stack::lock::{Origin, Source, archive_ending};
+use account::{Failed, Failure, report};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use store::{State, Store};
+
+/// A place that may hold the archives, asked before their own addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mirror {
+    /// A folder with archives under any of [`Source::file_names`], `<sha256>` or `<sha256>.<anything>`.
+    Folder(PathBuf),
+    /// An address below which archives have any of [`Source::file_names`].
+    Url(String),
+}
+
+impl std::str::FromStr for Mirror {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let way_out = "give a folder, file:///FOLDER or http(s)://HOST/PATH";
+        if text.starts_with("http://") || text.starts_with("https://") {
+            let url =
+                reqwest::Url::parse(text).map_err(|error| format!("the mirror {text} is no address: {error}; {way_out}"))?;
+            return Ok(Self::Url(url.to_string()));
+        }
+        if let Some(path) = text.strip_prefix("file:") {
+            return file_path(text)
+                .or_else(|| (!path.is_empty() && !path.starts_with("//")).then(|| path.into()))
+                .map(Self::Folder)
+                .ok_or_else(|| format!("the mirror {text} names no folder of this machine; {way_out}"));
+        }
+        if text.is_empty() || text.contains("://") {
+            return Err(format!("the mirror \"{text}\" is of no known kind; {way_out}"));
+        }
+        Ok(Self::Folder(text.into()))
+    }
+}
+
+/// The path of a `file:///…` address of this machine.
+fn file_path(address: &str) -> Option<PathBuf> {
+    address.starts_with("file:///").then(|| reqwest::Url::parse(address).ok()?.to_file_path().ok()).flatten()
+}
+
+/// How patient a fetch is. The defaults suit people; tests shorten them.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// How often one address is tried when nothing arrives. Tries that brought the file further do not count.
+    pub attempts: u32,
+    /// The pause after the first try; it doubles each time and varies by a quarter, so that many builders do not come
+    /// back at the same instant.
+    pub first_pause: Duration,
+    /// No pause is longer. A server that asks (`Retry-After`) for more is left for the next address.
+    pub longest_pause: Duration,
+    /// Without a byte for so long, a try has failed.
+    pub stall: Duration,
+    /// A host that cannot be connected to for so long (name query included) is taken as unreachable.
+    pub connect: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 4,
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(60),
+            stall: Duration::from_secs(20),
+            connect: Duration::from_secs(8),
+        }
+    }
+}
+
+/// Where and how to fetch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The store, usually `build/sources`. Made when missing.
+    pub store: PathBuf,
+    /// Where wrong downloads are kept, usually `build/rejected`.
+    pub rejected: PathBuf,
+    /// Asked first, in this order.
+    pub mirrors: Vec<Mirror>,
+    /// Use the store and mirror folders only.
+    pub offline: bool,
+    /// How many sources are fetched at a time.
+    pub jobs: usize,
+    /// How patient to be.
+    pub retry: Retry,
+}
+
+/// The pinned archive of a source.
+#[derive(Clone, Copy)]
+struct Pin<'a> {
+    source: &'a Source,
+    sha256: &'a str,
+}
+
+impl<'a> Pin<'a> {
+    fn of(source: &'a Source) -> Option<Self> {
+        match source.origin() {
+            Origin::Archive { sha256 } => Some(Self { source, sha256 }),
+            Origin::Folder(_) => None,
+        }
+    }
+
+    /// The name of the archive in the store.
+    fn file_name(&self) -> String {
+        let ending = self.source.urls.iter().map(|url| archive_ending(url)).find(|ending| !ending.is_empty()).unwrap_or("");
+        format!("{}{ending}", self.sha256)
+    }
+}
+
+/// One place where an archive may be.
+#[derive(Clone, Debug)]
+enum Address {
+    /// A mirror folder, to be searched.
+    Folder(PathBuf),
+    /// A file of this machine.
+    File(PathBuf),
+    Url(reqwest::Url),
+    /// One that cannot be understood, with the reason.
+    Bad(String, String),
+}
+
+impl Address {
+    fn parse(text: &str) -> Self {
+        if text.starts_with("file:") {
+            let bad = || Self::Bad(text.to_owned(), "names no file of this machine".to_owned());
+            return file_path(text).map_or_else(bad, Self::File);
+        }
+        match reqwest::Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => Self::Url(url),
+            Ok(url) => Self::Bad(text.to_owned(), format!("{}: is not known here", url.scheme())),
+            Err(error) => Self::Bad(text.to_owned(), format!("is no address: {error}")),
+        }
+    }
+
+    /// The address for people, without names and passwords.
+    fn shown(&self) -> String {
+        match self {
+            Self::Folder(path) | Self::File(path) => path.display().to_string(),
+            Self::Url(url) => shown(url),
+            Self::Bad(text, _) => text.clone(),
+        }
+    }
+}
+
+/// An address for people: without user, password and query, which may be secret.
+fn shown(url: &reqwest::Url) -> String {
+    let mut url = url.clone();
+    // These fail only for addresses that can have no user.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    if url.query().is_some() {
+        url.set_query(Some("…"));
+    }
+    url.to_string().replace("%E2%80%A6", "…")
+}
+
+/// Every place where the archive may be, in the order of trying.
+fn addresses(source: &Source, mirrors: &[Mirror]) -> Vec<Address> {
+    let mut all = Vec::new();
+    for mirror in mirrors {
+        match mirror {
+            Mirror::Folder(folder) => all.push(Address::Folder(folder.clone())),
+            Mirror::Url(base) => all.extend(source.file_names().iter().map(|name| {
+                let mut address = Address::parse(base);
+                if let Address::Url(url) = &mut address
+                    && let Ok(mut parts) = url.path_segments_mut()
+                {
+                    parts.pop_if_empty().push(name);
+                }
+                address
+            })),
+        }
+    }
+    all.extend(source.urls.iter().map(|url| Address::parse(url)));
+    all
+}
+
+/// The archive of a source, if the store has it whole and right. Cheap when the store was not touched since it was
+/// fetched; else the archive is hashed. Nothing for sources that are folders.
+pub fn stored(source: &Source, store: &Path) -> Option<PathBuf> {
+    let pin = Pin::of(source)?;
+    match Store::at(store).check(&pin) {
+        State::Whole(path) => Some(path),
+        State::Missing | State::Damaged(..) => None,
+    }
+}
+
+/// Fetches the archives of all `sources` that are not in the store yet; sources that are folders are passed over. Gives
+/// the archives by the sources' names.
+///
+/// # Errors
+/// When any source could not be had, after all were tried: [`Kind::Integrity`] if one of them failed only because what
+/// came was wrong, else [`Kind::Fetch`].
+pub fn fetch_all(sources: &[&Source], options: &Options, ui: &Ui) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let store = Store::at(&options.store);
+    store.make()?;
+    let pins: Vec<Pin<'_>> = sources.iter().filter_map(|source| Pin::of(source)).collect();
+    let mut have: BTreeMap<&str, PathBuf> = BTreeMap::new();
+    let mut missing: VecDeque<Pin<'_>> = VecDeque::new();
+    for pin in &pins {
+        if have.contains_key(pin.sha256) || missing.iter().any(|known| known.sha256 == pin.sha256) {
+            continue;
+        }
+        match store.check(pin) {
+            State::Whole(path) => {
+                have.insert(pin.sha256, path);
+            }
+            State::Missing => missing.push_back(*pin),
+            State::Damaged(path, why) => {
+                ui.line(&format!("  ! {} {}: {} {why}; thrown away", pin.source.name, pin.source.version, path.display()));
+                store.throw_away(&path)?;
+                missing.push_back(*pin);
+            }
+        }
+    }
+    if !missing.is_empty() {
+        have.extend(fetch_missing(missing, &store, options, ui)?);
+    }
+    let path = |pin: &Pin<'_>| Some((pin.source.name.clone(), have.get(pin.sha256)?.clone()));
+    Ok(pins.iter().filter_map(path).collect())
+}
+
+/// Fetches what the store lacks, several sources at a time.
+fn fetch_missing<'a>(
+    missing: VecDeque<Pin<'a>>,
+    store: &Store,
+    options: &Options,
+    ui: &Ui,
+) -> anyhow::Result<BTreeMap<&'a str, PathBuf>> {
+    let count = missing.len();
+    let mut urls: Vec<reqwest::Url> = Vec::new();
+    for pin in missing.iter().filter(|_| !options.offline) {
+        urls.extend(addresses(pin.source, &options.mirrors).into_iter().filter_map(|address| match address {
+            Address::Url(url) => Some(url),
+            _ => None,
+        }));
+    }
+    let network = http::Network::new(&options.retry, urls);
+    let queue = Mutex::new(missing);
+    let results = Mutex::new((BTreeMap::new(), Vec::new()));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.clamp(1, count) {
+            scope.spawn(|| {
+                while let Some(pin) = next() {
+                    let step = ui.step(&pin.source.name, "fetch");
+                    let result = Fetch { pin: &pin, store, options, network: &network, step: &step }.run();
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    match result {
+                        Ok((path, note)) => {
+                            step.done(&note);
+                            results.0.insert(pin.sha256, path);
+                        }
+                        Err(tries) => {
+                            let failed = Failed { source: pin.source, tries };
+                            // Hosts that cannot be reached are said once, by the report.
+                            if !failed.is_unreachable() {
+                                step.fail(&failed.summary());
+                            }
+                            results.1.push(failed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (have, mut failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if failed.is_empty() {
+        return Ok(have);
+    }
+    failed.sort_by(|a, b| a.source.name.cmp(&b.source.name));
+    let (kind, text) = report(&failed, count, options);
+    Err(kind.error(text))
+}
+
+/// The fetching of one source.
+struct Fetch<'a> {
+    pin: &'a Pin<'a>,
+    store: &'a Store,
+    options: &'a Options,
+    network: &'a http::Network,
+    step: &'a Step,
+}
+
+impl Fetch<'_> {
+    /// Tries each address in turn. Gives the archive and a note on where it came from, or what each address said.
+    fn run(&self) -> Result<(PathBuf, String), Vec<(String, Failure)>> {
+        self.step.length(self.pin.source.size);
+        let mut tries: Vec<(String, Failure)> = Vec::new();
+        for address in addresses(self.pin.source, &self.options.mirrors) {
+            let shown = address.shown();
+            self.step.message(&shown);
+            match self.address(&address) {
+                Ok(path) => {
+                    let note = self.note(&shown, &tries, &path);
+                    return Ok((path, note));
+                }
+                Err(failure) => {
+                    let local = matches!(failure, Failure::Local(_));
+                    tries.push((shown, failure));
+                    if local {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(tries)
+    }
+
+    /// What is said when the archive came: from where, and what went wrong before.
+    fn note(&self, from: &str, tries: &[(String, Failure)], path: &Path) -> String {
+        let size = path.metadata().map_or(0, |data| data.len());
+        let mut note = format!("{}, {} from {from}", self.pin.source.version, bytes(size));
+        let repacked = evidence::repacked(tries, path);
+        for (address, failure) in tries {
+            if let Failure::Wrong { what, .. } = failure {
+                let same = repacked.contains(&address.as_str());
+                let what = if same { "has the same tree, but packs it differently" } else { what };
+                note += &format!("; {address} {what}");
+            }
+        }
+        note
+    }
+
+    fn address(&self, address: &Address) -> Result<PathBuf, Failure> {
+        match address {
+            Address::Folder(folder) => self.folder(folder),
+            Address::File(path) => self.file(path),
+            Address::Url(_) if self.options.offline => Err(Failure::Offline),
+            Address::Url(url) => http::Download::new(self, url)?.run(),
+            Address::Bad(_, why) => Err(Failure::Refused(why.clone())),
+        }
+    }
+
+    /// Looks the archive up in a mirror folder, by its names and by its hash.
+    fn folder(&self, folder: &Path) -> Result<PathBuf, Failure> {
+        let entries = folder.read_dir().map_err(|error| Failure::Absent(format!("cannot be read: {error}")))?;
+        let mut names = self.pin.source.file_names();
+        let by_hash = format!("{}.", self.pin.sha256);
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let ours =
+                name == self.pin.sha256 || (name.starts_with(&by_hash) && !name.ends_with(".ok") && !name.contains(".part"));
+            if ours && !names.contains(&name) {
+                names.insert(0, name);
+            }
+        }
+        let mut wrong = None;
+        for path in names.iter().map(|name| folder.join(name)).filter(|path| path.is_file()) {
+            match self.file(&path) {
+                Err(failure @ Failure::Wrong { .. }) => wrong = wrong.or(Some(failure)),
+                other => return other,
+            }
+        }
+        Err(wrong.unwrap_or_else(|| Failure::Absent(format!("has none of {}, {}.*", names.join(", "), self.pin.sha256))))
+    }
+
+    /// Takes an archive from this machine.
+    fn file(&self, path: &Path) -> Result<PathBuf, Failure> {
+        let mut from = std::fs::File::open(path).map_err(|error| Failure::Absent(format!("cannot be read: {error}")))?;
+        let size = from.metadata().map_err(|error| Failure::Absent(format!("cannot be read: {error}")))?.len();
+        let mut part = self.store.part(self.pin).map_err(Failure::local)?;
+        let wrong = |what: String| Failure::Wrong { what: format!("{} {what}", path.display()), evidence: path.to_owned() };
+        if self.pin.source.size.is_none_or(|pinned| pinned == size) {
+            part.copy_all(&mut from, |count| self.step.position(count)).map_err(Failure::local)?;
+            if part.sha256() == self.pin.sha256 {
+                return self.store.accept(self.pin, &part).map_err(Failure::local);
+            }
+        }
+        part.discard();
+        Err(wrong(evidence::diagnose(path, size, self.pin)))
+    }
+}

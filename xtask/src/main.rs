@@ -1,0 +1,50 @@
+//! Builds the dkumonitor package: `cargo xtask package`.
+//!
+//! This file parses the command line and hands over; [`cli`] lists every command and flag, [`commands`] has a file for
+//! each command. ARCHITECTURE.md in the repository's root shows the whole house.
+
+mod archive;
+mod build;
+mod cli;
+mod commands;
+mod dirs;
+mod environment;
+mod error;
+mod fetch;
+mod fingerprint;
+mod host;
+mod interrupt;
+mod logs;
+mod outputs;
+mod patch;
+mod plan;
+mod preflight;
+mod progress;
+mod shell;
+mod stack;
+mod stage;
+mod toolchain;
+mod unpack;
+
+use clap::Parser as _;
+use cli::Command;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    // What is built must not depend on the caller's umask.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let outcome = interrupt::listen().and_then(|()| match &cli.command {
+        Command::Package(args) => commands::package::run(args),
+        Command::Fetch(args) => commands::fetch::run(args),
+        Command::Plan(args) => commands::plan::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
+        Command::Clean(args) => commands::clean::run(args),
+        Command::Ci(args) => commands::ci::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error::report(&error),
+    }
+}

@@ -1,0 +1,411 @@
+//! A recipe: how one component is made from its source and what of it goes into the bundle.
+//!
+//! Recipes are data. The few kinds of build ([`Action`]) are code in [`crate::build`]; a new component of a known kind
+//! needs no Rust. Unknown keys are refused with their line, since an option that is silently ignored is a package that is
+//! silently different.
+
+use crate::error::Kind;
+use crate::stack::lock::{is_plain_name, stays_inside};
+use dkumonitor_runtime::service::Service;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The `source` that means the cargo workspace that xtask itself belongs to.
+pub const WORKSPACE: &str = "workspace";
+
+/// One component: `recipes/<name>.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Recipe {
+    /// The file's name without its ending; not a key of the file.
+    #[serde(skip)]
+    pub name: String,
+    /// One line for people.
+    pub summary: String,
+    /// The lock entry, [`WORKSPACE`], or by default the recipe's own name.
+    #[serde(default)]
+    pub source: String,
+    /// Files in `patches/<name>/`, applied in this order.
+    #[serde(default)]
+    pub patches: Vec<String>,
+    /// Compilers that must be exactly so.
+    #[serde(default)]
+    pub toolchain: Toolchain,
+    /// What the preflight must find beyond what the kinds of build imply.
+    #[serde(default)]
+    pub needs: Needs,
+    /// Commands, in order.
+    #[serde(default, rename = "step")]
+    pub steps: Vec<Step>,
+    /// What goes from where to where.
+    #[serde(default, rename = "install")]
+    pub installs: Vec<Install>,
+    /// How the launcher runs it.
+    pub service: Option<Service>,
+}
+
+/// The toolchains that a recipe pins.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Toolchain {
+    /// Go's exact version; the host's go (1.21 or newer) obtains it by GOTOOLCHAIN.
+    pub go: Option<String>,
+    /// Node's major version, or `major.minor` as a minimum within that major.
+    pub node: Option<String>,
+    /// The registry's platform package to take where the host's node does not fit.
+    pub node_package: Option<NodePackage>,
+}
+
+/// Node as an npm package for each platform.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodePackage {
+    /// The packages' version.
+    pub version: String,
+    /// Subresource integrity (`sha512-…`) by platform: `linux-x64`, `linux-arm64`, `darwin-arm64`.
+    pub integrity: BTreeMap<String, String>,
+}
+
+/// What a component needs of the machine.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Needs {
+    /// Peak of the hungriest step, in MB (10^6 bytes).
+    #[serde(default)]
+    pub memory_mb: u64,
+    /// The work folder at its fullest, in MB.
+    #[serde(default)]
+    pub disk_mb: u64,
+    /// Programs beyond those that the kinds of build imply.
+    #[serde(default)]
+    pub tools: Vec<String>,
+    /// Programs needed only where an autotools source comes without `configure`.
+    #[serde(default)]
+    pub bootstrap_tools: Vec<String>,
+}
+
+/// One build command with what surrounds it. Exactly one of the kinds is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Step {
+    /// The step's name in plans and logs.
+    pub name: String,
+    /// Folder inside the source in which it runs.
+    #[serde(default = "here")]
+    pub dir: PathBuf,
+    /// Environment on top of the fixed one. Values may use the placeholders that arguments may use.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Peak memory in MB, for the preflight and the scheduler.
+    pub memory_mb: Option<u64>,
+    /// Cores that it keeps busy, for the scheduler.
+    pub cores: Option<u32>,
+    go: Option<Go>,
+    node: Option<Node>,
+    autotools: Option<Autotools>,
+    cargo: Option<Cargo>,
+}
+
+fn here() -> PathBuf {
+    PathBuf::from(".")
+}
+
+/// The kind of a step with its settings.
+#[derive(Clone, Copy, Debug)]
+pub enum Action<'a> {
+    /// The go tool.
+    Go(&'a Go),
+    /// npm or yarn.
+    Node(&'a Node),
+    /// `./configure && make`.
+    Autotools(&'a Autotools),
+    /// cargo.
+    Cargo(&'a Cargo),
+}
+
+/// Settings of a `go` step: one of `package` (`go build`), `run` (`go run`) and `generate` (`go generate`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Go {
+    /// The package to build.
+    pub package: Option<String>,
+    /// Where `go build` puts the program, relative to the step's folder.
+    pub output: Option<String>,
+    /// A program of the source to run, with its arguments.
+    pub run: Option<Vec<String>>,
+    /// Packages to run `go generate` for.
+    pub generate: Option<Vec<String>>,
+    /// Build tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Linker flags; `-buildid=` is always among them.
+    #[serde(default)]
+    pub ldflags: Vec<String>,
+    /// `-mod`: `vendor`, `readonly` (default) or `mod`.
+    pub r#mod: Option<String>,
+}
+
+/// Settings of a `node` step. The package manager and its version are those that the source names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Node {
+    /// Whether to install the locked dependencies (`npm ci`, `yarn install --immutable`) first.
+    #[serde(default)]
+    pub install: bool,
+    /// Scripts of `package.json` to run, in order.
+    #[serde(default)]
+    pub run: Vec<String>,
+    /// NODE_OPTIONS.
+    pub node_options: Option<String>,
+}
+
+/// Settings of an `autotools` step.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Autotools {
+    /// What makes `configure` where the source comes without it.
+    #[serde(default = "autoreconf")]
+    pub bootstrap: Vec<String>,
+    /// Arguments of `configure`.
+    #[serde(default)]
+    pub configure: Vec<String>,
+    /// Make's targets; none means the default one.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// Whether `make install` into `{dest}` follows.
+    #[serde(default = "yes")]
+    pub install: bool,
+}
+
+fn autoreconf() -> Vec<String> {
+    ["autoreconf", "--force", "--install"].map(String::from).to_vec()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Settings of a `cargo` step; the programs end up in `dest/bin/`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cargo {
+    /// The package to build.
+    pub package: String,
+    /// Its programs to take.
+    pub bins: Vec<String>,
+    /// Features to switch on.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// On Linux, whether to link statically against musl.
+    #[serde(default)]
+    pub r#static: bool,
+}
+
+impl Step {
+    /// What the step does. A recipe that was read has exactly one kind in each step.
+    pub fn action(&self) -> Action<'_> {
+        match (&self.go, &self.node, &self.autotools, &self.cargo) {
+            (Some(go), ..) => Action::Go(go),
+            (_, Some(node), ..) => Action::Node(node),
+            (_, _, Some(autotools), _) => Action::Autotools(autotools),
+            (_, _, _, Some(cargo)) => Action::Cargo(cargo),
+            (None, None, None, None) => unreachable!("checked when the recipe was read"),
+        }
+    }
+
+    fn kinds(&self) -> usize {
+        usize::from(self.go.is_some())
+            + usize::from(self.node.is_some())
+            + usize::from(self.autotools.is_some())
+            + usize::from(self.cargo.is_some())
+    }
+}
+
+/// One piece of the bundle.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Install {
+    /// What to take: below `src/` (the patched source), `dest/` (what `make install` made) or `recipe/` (the folder
+    /// `recipes/<name>/`). Its last part may be a pattern. A folder is taken whole.
+    pub from: Option<PathBuf>,
+    /// Instead of `from`: a path of the bundle that `to` is to be a symbolic link to.
+    pub link: Option<PathBuf>,
+    /// Where it goes in the bundle; with a `/` at the end, into that folder under its own name.
+    pub to: String,
+    /// Patterns relative to a folder `from` that are left out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Permissions in octal, where they should not be those of the source.
+    pub mode: Option<String>,
+    /// Whether a missing `from` is passed over.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+impl Recipe {
+    /// Reads `recipes/<name>.toml`.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], with the file's name, the line of an unknown key, or everything else that is wrong in it.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let fail = |why: String| Kind::Usage.error(format!("cannot use {}: {why}", path.display()));
+        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if !is_plain_name(name) {
+            return Err(fail("a recipe's file name may hold only a-z, 0-9, '-', '_' and '.'".to_owned()));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        Self::parse(name, &text).map_err(fail)
+    }
+
+    /// Parses and checks the text of the recipe called `name`.
+    ///
+    /// # Errors
+    /// A text for people.
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let mut recipe: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        name.clone_into(&mut recipe.name);
+        if recipe.source.is_empty() {
+            name.clone_into(&mut recipe.source);
+        }
+        if let Some(service) = recipe.service.as_mut().filter(|service| service.name.is_empty()) {
+            name.clone_into(&mut service.name);
+        }
+        let problems = recipe.problems();
+        if problems.is_empty() { Ok(recipe) } else { Err(problems.join("; ")) }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut names = std::collections::BTreeSet::new();
+        for step in &self.steps {
+            let name = &step.name;
+            if !is_plain_name(name) {
+                problems.push(format!("step name \"{name}\" may hold only a-z, 0-9, '-', '_' and '.'"));
+            }
+            if !names.insert(name) {
+                problems.push(format!("two steps are named \"{name}\""));
+            }
+            problems.extend(step_problems(step, &self.toolchain).into_iter().map(|why| format!("step \"{name}\": {why}")));
+        }
+        for install in &self.installs {
+            problems.extend(install.problem().map(|why| format!("install to \"{}\": {why}", install.to)));
+        }
+        for patch in &self.patches {
+            if patch.contains('/') || patch.starts_with('.') {
+                problems.push(format!("patch \"{patch}\" must be a file's name in patches/{}/", self.name));
+            }
+        }
+        if let Some(Err(error)) = self.service.as_ref().map(Service::validate) {
+            problems.push(format!("[service]: {error:#}"));
+        }
+        problems
+    }
+
+    /// The most memory that any of its steps needs, in MB.
+    pub fn memory_mb(&self) -> u64 {
+        self.steps.iter().filter_map(|step| step.memory_mb).fold(self.needs.memory_mb, u64::max)
+    }
+}
+
+fn step_problems(step: &Step, toolchain: &Toolchain) -> Vec<String> {
+    let mut problems = Vec::new();
+    if step.kinds() != 1 {
+        problems.push(format!(
+            "needs exactly one of [step.go], [step.node], [step.autotools] and [step.cargo], has {}",
+            step.kinds()
+        ));
+        return problems;
+    }
+    if !stays_inside(&step.dir) {
+        problems.push(format!("dir {} leads out of the source", step.dir.display()));
+    }
+    match step.action() {
+        Action::Go(go) => {
+            if toolchain.go.is_none() {
+                problems.push("a go step needs [toolchain] go = \"VERSION\"".to_owned());
+            }
+            let given = usize::from(go.package.is_some()) + usize::from(go.run.is_some()) + usize::from(go.generate.is_some());
+            if given != 1 {
+                problems.push("needs exactly one of package, run and generate".to_owned());
+            }
+            if go.package.is_some() != go.output.is_some() {
+                problems.push("package and output go together".to_owned());
+            }
+            if go.run.as_ref().is_some_and(Vec::is_empty) || go.generate.as_ref().is_some_and(Vec::is_empty) {
+                problems.push("run and generate need at least one word".to_owned());
+            }
+        }
+        Action::Node(node) => {
+            if toolchain.node.is_none() {
+                problems.push("a node step needs [toolchain] node = \"VERSION\"".to_owned());
+            }
+            if !node.install && node.run.is_empty() {
+                problems.push("does nothing: set install or run".to_owned());
+            }
+        }
+        Action::Autotools(autotools) => {
+            if autotools.bootstrap.is_empty() {
+                problems.push("bootstrap must name a command".to_owned());
+            }
+        }
+        Action::Cargo(cargo) => {
+            if cargo.bins.is_empty() {
+                problems.push("bins is empty".to_owned());
+            }
+        }
+    }
+    problems
+}
+
+impl Install {
+    fn problem(&self) -> Option<String> {
+        if self.to.is_empty() || self.to.starts_with('/') || !stays_inside(Path::new(&self.to)) {
+            return Some("leads out of the bundle".to_owned());
+        }
+        if let Some(mode) = &self.mode
+            && !u32::from_str_radix(mode, 8).is_ok_and(|mode| mode <= 0o777)
+        {
+            return Some(format!("mode \"{mode}\" is not octal permissions such as \"0755\""));
+        }
+        match (&self.from, &self.link) {
+            (Some(from), None) => {
+                let root = from.components().next().map(|part| part.as_os_str().to_owned());
+                let known = root.as_deref().is_some_and(|root| ["src", "dest", "recipe"].iter().any(|name| root == *name));
+                (!known || !stays_inside(from))
+                    .then(|| format!("from {} must begin with src/, dest/ or recipe/", from.display()))
+            }
+            (None, Some(link)) => (!stays_inside(link) || self.to.ends_with('/'))
+                .then(|| "a link and its target are paths of files in the bundle".to_owned()),
+            _ => Some("needs exactly one of from and link".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_name() {
+        let error = Recipe::parse("x", "summary = \"s\"\n[toolchain]\ngoo = \"1.24.1\"\n").unwrap_err();
+        assert!(error.contains("line 3") && error.contains("goo"), "{error}");
+    }
+
+    #[test]
+    fn every_mistake_of_a_recipe_is_told_at_once() {
+        let text = "summary = \"s\"\npatches = [\"../x\"]\n[[step]]\nname = \"A\"\n[[step]]\nname = \"b\"\n[step.go]\npackage = \".\"\n\
+                    [[install]]\nfrom = \"etc/passwd\"\nto = \"../out\"\n";
+        let error = Recipe::parse("x", text).unwrap_err();
+        for part in [
+            "../x",
+            "step name \"A\"",
+            "exactly one of [step.go]",
+            "toolchain",
+            "package and output",
+            "leads out of the bundle",
+        ] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Compilers and package managers of exactly the version that a recipe or a source asks for.
+//!
+//! Go brings its own (GOTOOLCHAIN). Node comes from the host where its version fits, else as the npm registry's package
+//! for this platform; npm and Yarn as the package that the source names. Packages are fetched by the host's npm, checked
+//! against their pinned integrity where there is one, and kept below `build/toolchains/`.
+
+use crate::dirs::Dirs;
+use crate::environment::Environment;
+use crate::error::{Kind, WithKind as _};
+use crate::host::{self, Host, Tool};
+use crate::stack::recipe::Recipe;
+use crate::unpack;
+use anyhow::Context as _;
+use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
+use sha2::{Digest as _, Sha256, Sha512};
+use std::path::{Path, PathBuf};
+
+/// A package of the npm registry.
+#[derive(Clone, Debug)]
+pub struct Package<'a> {
+    /// Its name, with the scope if it has one.
+    pub name: &'a str,
+    /// Its exact version.
+    pub version: &'a str,
+    /// What its archive must hash to; none where only the registry's word is to be had.
+    pub integrity: Option<Integrity>,
+}
+
+/// A hash in one of the two ways of writing it that the npm world has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Integrity {
+    /// SHA-512.
+    Sha512(Vec<u8>),
+    /// SHA-256.
+    Sha256(Vec<u8>),
+}
+
+impl Integrity {
+    /// Reads `sha512-<base64>`, as lock files have it, or `sha512.<hex>`, as `packageManager` has it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, hash) = match (text.split_once('-'), text.split_once('.')) {
+            (Some((kind, hash)), _) => (kind, BASE64.decode(hash).ok()?),
+            (None, Some((kind, hash))) => (kind, from_hex(hash)?),
+            (None, None) => return None,
+        };
+        match (kind, hash.len()) {
+            ("sha512", 64) => Some(Self::Sha512(hash)),
+            ("sha256", 32) => Some(Self::Sha256(hash)),
+            _ => None,
+        }
+    }
+
+    fn fits(&self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Sha512(hash) => Sha512::digest(bytes).as_slice() == hash,
+            Self::Sha256(hash) => Sha256::digest(bytes).as_slice() == hash,
+        }
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// The host's node, if its version is one that the recipe takes.
+pub fn host_node(recipe: &Recipe, host: &Host) -> Option<Tool> {
+    let wanted = recipe.toolchain.node.as_deref()?;
+    host.tool("node").filter(|node| node_fits(&node.version, wanted))
+}
+
+/// The same major version, and within it at least the minor one that is asked for.
+fn node_fits(have: &str, wanted: &str) -> bool {
+    have.split('.').next() == wanted.split('.').next() && host::at_least(have, wanted)
+}
+
+/// The version of node that a recipe will get.
+pub fn node_version(recipe: &Recipe, host: &Host) -> Option<String> {
+    let pinned = || recipe.toolchain.node_package.as_ref().map(|package| package.version.clone());
+    host_node(recipe, host).map(|node| node.version).or_else(pinned)
+}
+
+/// The folder with the `node` that a recipe will get, fetched if it has to be.
+///
+/// # Errors
+/// [`Kind::Preflight`] where neither the host nor the recipe has one; else as [`fetch_package`].
+pub fn node(recipe: &Recipe, host: &Host, source: &Registry<'_>) -> anyhow::Result<PathBuf> {
+    if let Some(node) = host_node(recipe, host) {
+        return Ok(node.path.parent().unwrap_or(Path::new("/")).to_owned());
+    }
+    let wanted = recipe.toolchain.node.as_deref().unwrap_or_default();
+    let package = recipe.toolchain.node_package.as_ref().ok_or_else(|| {
+        Kind::Preflight.error(format!("{} needs node {wanted}; install it, or add node-package to its recipe", recipe.name))
+    })?;
+    let platform = host::node_platform()?;
+    let integrity = package.integrity.get(&platform).and_then(|text| Integrity::parse(text)).ok_or_else(|| {
+        Kind::Preflight.error(format!(
+            "recipes/{}.toml: node-package has no usable integrity (sha512-…) for {platform}; install node {wanted} by hand, or add it",
+            recipe.name
+        ))
+    })?;
+    let name = host::node_package(&platform);
+    let root = source.package(&Package { name: &name, version: &package.version, integrity: Some(integrity) })?;
+    Ok(root.join("bin"))
+}
+
+/// Where packages come from, and where they are kept.
+pub struct Registry<'a> {
+    /// The build's folders.
+    pub dirs: &'a Dirs,
+    /// The environment for npm.
+    pub env: &'a Environment,
+    /// Refuse to use the network.
+    pub offline: bool,
+}
+
+impl Registry<'_> {
+    /// The unpacked package, fetched by npm unless it is there already.
+    ///
+    /// # Errors
+    /// [`Kind::Fetch`] when it cannot be had, [`Kind::Integrity`] when it is not what was pinned.
+    pub fn package(&self, package: &Package<'_>) -> anyhow::Result<PathBuf> {
+        let Package { name, version, integrity } = package;
+        let target = self.dirs.toolchains().join(format!("{}-{version}", name.trim_start_matches('@').replace('/', "-")));
+        if target.is_dir() {
+            return Ok(target);
+        }
+        if self.offline {
+            return Err(Kind::Fetch
+                .error(format!("--offline: the package {name}@{version} is not in {}", self.dirs.toolchains().display())));
+        }
+        std::fs::create_dir_all(self.dirs.toolchains())?;
+        let folder = tempfile::Builder::new().prefix(".npm-").tempdir_in(self.dirs.toolchains())?;
+        let archive = self.npm_pack(name, version, folder.path())?;
+        let bytes = std::fs::read(&archive).with_context(|| format!("cannot read {}", archive.display()))?;
+        if integrity.as_ref().is_some_and(|integrity| !integrity.fits(&bytes)) {
+            return Err(Kind::Integrity
+                .error(format!("the package {name}@{version} is not the one that was pinned (its hash differs)")));
+        }
+        let tree = folder.path().join("tree");
+        unpack::unpack(&archive, &tree)?;
+        match std::fs::rename(&tree, &target) {
+            // Somebody else was faster; theirs was checked as ours was.
+            Err(_) if target.is_dir() => Ok(target),
+            other => other.map(|()| target.clone()).with_context(|| format!("cannot make {}", target.display())),
+        }
+    }
+
+    fn npm_pack(&self, name: &str, version: &str, folder: &Path) -> anyhow::Result<PathBuf> {
+        let spec = format!("{name}@{version}");
+        let run = || -> anyhow::Result<()> {
+            let shell = xshell::Shell::new()?;
+            let _dir = shell.push_dir(folder);
+            let mut command = xshell::cmd!(shell, "npm pack --silent {spec}").quiet().env_clear().ignore_stdout();
+            for (name, value) in self.env {
+                command = command.env(name, value);
+            }
+            command.run()?;
+            Ok(())
+        };
+        run().kind(Kind::Fetch, || format!("cannot get the package {spec} by npm"))?;
+        let archives = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+        archives
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|ending| ending == "tgz"))
+            .ok_or_else(|| Kind::Fetch.error(format!("npm pack {spec} brought no archive")))
+    }
+}
+
+/// The target of a static program on this kind of Linux machine.
+pub fn musl_target() -> String {
+    format!("{}-unknown-linux-musl", std::env::consts::ARCH)
+}
+
+/// Whether the toolchain in use can compile for `target`.
+///
+/// # Errors
+/// When `rustc` cannot be asked.
+pub fn rust_target_installed(target: &str) -> anyhow::Result<bool> {
+    let shell = xshell::Shell::new()?;
+    let folder = xshell::cmd!(shell, "rustc --print target-libdir --target {target}").quiet().ignore_stderr().read()?;
+    Ok(Path::new(folder.trim()).is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integrity_is_read_in_both_ways_of_writing_it_and_tells_right_from_wrong() {
+        // `printf hello | openssl dgst -sha512 -binary | base64`, and sha256sum of the same.
+        let base64 = "sha512-m3HSJL1i83hdltRq0+o9czGb+8KJDKra4t/3JRlnPKcjI8PZm6XBHXx6zG4UuMXaDEZjR1wuXDre9G9zvN7AQw==";
+        let hex = "sha256.2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        for text in [base64, hex] {
+            let integrity = Integrity::parse(text).unwrap();
+            assert!(integrity.fits(b"hello") && !integrity.fits(b"hullo"), "{text}");
+        }
+        assert_eq!(Integrity::parse("sha512-short"), None);
+        assert_eq!(Integrity::parse("md5-xx"), None);
+    }
+
+    #[test]
+    fn node_fits_within_its_major_version() {
+        assert!(node_fits("20.20.2", "20") && node_fits("20.20.2", "20.9"));
+        assert!(!node_fits("20.8.0", "20.9") && !node_fits("22.1.0", "20") && !node_fits("2.1", "20"));
+    }
+}

@@ -1,0 +1,338 @@
+//! What is wrong in the input is told by name, with the way out, by an exit status of its own; and nothing half-done is
+//! left that the next run could take for whole.
+
+#![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
+
+mod common;
+
+use common::{Place, closed_port, serve, sha256, tar_gz};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+fn good_archive() -> Vec<u8> {
+    tar_gz(&[("thing-1.0/hello.txt", "hello\n"), ("thing-1.0/deep/er.txt", "x")])
+}
+
+fn url(address: std::net::SocketAddr) -> String {
+    format!("http://{address}/thing.tar.gz")
+}
+
+/// Nothing in the store that the next run could take for the source.
+fn assert_store_is_empty(place: &Place) {
+    let files: Vec<_> =
+        fs::read_dir(place.path("build/sources")).map(|entries| entries.flatten().collect()).unwrap_or_default();
+    let whole: Vec<_> = files.iter().filter(|file| file.path().extension().is_none_or(|ending| ending != "part")).collect();
+    assert!(whole.is_empty(), "{whole:?}");
+}
+
+#[test]
+fn a_good_source_is_packaged_and_a_second_run_needs_no_network() {
+    let place = Place::new();
+    let archive = good_archive();
+    place.one_component(&[url(serve("200 OK", "application/gzip", archive.clone(), None))], &archive);
+    place.xtask(&["package"]).good();
+    assert_eq!(fs::read_to_string(place.tree().join("share/hello.txt")).unwrap(), "hello\n");
+    let manifest = fs::read_to_string(place.tree().join("manifest.json")).unwrap();
+    assert!(manifest.contains(&sha256(b"hello\n")) && manifest.contains(&sha256(&archive)), "{manifest}");
+    let first = fs::metadata(place.archive()).unwrap().modified().unwrap();
+    let text = place.xtask(&["package", "--offline"]).good();
+    assert!(text.contains("stage") && text.contains("unchanged"), "{text}");
+    assert_eq!(fs::metadata(place.archive()).unwrap().modified().unwrap(), first, "the archive was written again");
+    // A file that somebody has changed in the staged tree is not shipped.
+    fs::write(place.tree().join("share/hello.txt"), "changed\n").unwrap();
+    place.xtask(&["package", "--offline"]).good();
+    assert_eq!(fs::read_to_string(place.tree().join("share/hello.txt")).unwrap(), "hello\n");
+}
+
+#[test]
+fn a_wrong_hash_is_refused_and_the_next_address_is_tried() {
+    let place = Place::new();
+    let archive = good_archive();
+    let wrong = url(serve("200 OK", "application/gzip", tar_gz(&[("thing-1.0/hello.txt", "evil!\n")]), None));
+    place.locked(std::slice::from_ref(&wrong), &sha256(&archive), archive.len());
+    place.one_component(std::slice::from_ref(&wrong), &archive);
+    place.xtask(&["package"]).bad(5, &["thing", &wrong]);
+    assert_store_is_empty(&place);
+    let right = url(serve("200 OK", "application/gzip", archive.clone(), None));
+    place.one_component(&[wrong, right], &archive);
+    place.xtask(&["package"]).good();
+}
+
+#[test]
+fn a_short_file_is_refused() {
+    let place = Place::new();
+    let archive = good_archive();
+    let short = archive[..archive.len() / 2].to_vec();
+    let address = url(serve("200 OK", "application/gzip", short, None));
+    place.one_component(std::slice::from_ref(&address), &archive);
+    let outcome = place.xtask(&["package"]);
+    assert!(matches!(outcome.status, 4 | 5), "{outcome:?}");
+    assert!(outcome.text.contains(&address) && outcome.text.contains(&format!("{}", archive.len())), "{}", outcome.text);
+    assert_store_is_empty(&place);
+}
+
+#[test]
+fn a_web_page_instead_of_an_archive_is_recognised_with_its_title() {
+    let place = Place::new();
+    let page = b"<!DOCTYPE html><html><head><title>Please log in to the proxy</title></head><body>no</body></html>".to_vec();
+    place.one_component(&[url(serve("200 OK", "text/html", page, None))], &good_archive());
+    place.xtask(&["package"]).bad(5, &["HTML", "Please log in to the proxy"]);
+    assert_store_is_empty(&place);
+}
+
+#[test]
+fn every_source_is_tried_before_the_failures_are_told_together() {
+    let place = Place::new();
+    let archive = good_archive();
+    place.one_component(&[url(serve("404 Not Found", "text/plain", b"no".to_vec(), None))], &archive);
+    let lock = fs::read_to_string(place.path("stack/vendor.lock")).unwrap();
+    place.write("stack/vendor.lock", format!("{lock}\n{}", lock.replace("\"thing\"", "\"other\"")));
+    let recipe = fs::read_to_string(place.path("stack/recipes/thing.toml")).unwrap();
+    place.write("stack/recipes/other.toml", recipe.replace("share/", "share/other/"));
+    place.xtask(&["package"]).bad(4, &["thing", "other", "404"]);
+}
+
+#[test]
+fn where_nobody_can_be_reached_the_ways_out_are_told_once_and_soon() {
+    let place = Place::new();
+    place.one_component(&[format!("http://127.0.0.1:{}/thing.tar.gz", closed_port())], &good_archive());
+    let started = std::time::Instant::now();
+    let text = place.xtask(&["package"]).bad(4, &["proxy", "--mirror", "ministack"]);
+    assert!(started.elapsed() < std::time::Duration::from_secs(30), "it took {:?}", started.elapsed());
+    assert_eq!(text.matches("ways out").count(), 1, "{text}");
+}
+
+#[test]
+fn offline_says_what_is_missing_and_a_mirror_folder_serves_it() {
+    let place = Place::new();
+    let archive = good_archive();
+    place.one_component(&[format!("https://127.0.0.1:{}/v1.0.tar.gz", closed_port())], &archive);
+    place.xtask(&["package", "--offline"]).bad(4, &["thing", "--offline"]);
+    place.write("mirror/thing-1.0+x.tar.gz", &archive);
+    let mirror = place.path("mirror");
+    place.xtask(&["package", "--offline", "--mirror", mirror.to_str().unwrap()]).good();
+}
+
+#[test]
+fn an_archive_that_climbs_out_is_refused_by_name() {
+    for name in ["thing-1.0/../../../climbed.txt", "/climbed.txt"] {
+        let place = Place::new();
+        let archive = tar_gz(&[("thing-1.0/hello.txt", "hello\n"), (name, "gotcha")]);
+        place.one_component(&[url(serve("200 OK", "application/gzip", archive.clone(), None))], &archive);
+        place.xtask(&["package"]).bad(5, &["climbed.txt"]);
+        for escaped in ["build/climbed.txt", "build/work/climbed.txt", "climbed.txt"] {
+            assert!(!place.path(escaped).exists(), "{escaped} was written");
+        }
+        assert!(!std::path::Path::new("/climbed.txt").exists());
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused_with_file_and_line() {
+    let place = Place::new();
+    let archive = good_archive();
+    place.one_component(&["https://127.0.0.1:1/x.tar.gz".to_owned()], &archive);
+    place.write("stack/recipes/thing.toml", "summary = \"x\"\n\n[[instal]]\nfrom = \"src/x\"\nto = \"y\"\n");
+    place.xtask(&["package"]).bad(2, &["recipes/thing.toml", "line 3", "instal"]);
+    place.one_component(&["https://127.0.0.1:1/x.tar.gz".to_owned()], &archive);
+    let lock = fs::read_to_string(place.path("stack/vendor.lock")).unwrap();
+    place.write("stack/vendor.lock", lock.replace("license", "licence"));
+    place.xtask(&["plan"]).bad(2, &["vendor.lock", "licence"]);
+}
+
+#[test]
+fn a_lock_that_cannot_be_right_is_refused_with_everything_that_is_wrong_in_it() {
+    let place = Place::new();
+    place.one_component(&["http://example.org/x.tar.gz".to_owned()], &good_archive());
+    place.locked(&["http://example.org/x.tar.gz".to_owned()], "abc", 3);
+    place.xtask(&["plan"]).bad(2, &["not https", "64 lower-case"]);
+    place.xtask(&["plan", "--only", "nothing"]).bad(2, &["vendor.lock"]);
+}
+
+#[test]
+fn a_patch_that_does_not_apply_stops_with_file_and_hunk() {
+    let place = Place::new();
+    let archive = good_archive();
+    place.one_component(&[url(serve("200 OK", "application/gzip", archive.clone(), None))], &archive);
+    let recipe = fs::read_to_string(place.path("stack/recipes/thing.toml")).unwrap();
+    place.write("stack/recipes/thing.toml", recipe.replace("[[install]]", "patches = [\"01-x.patch\"]\n[[install]]"));
+    let patch = |old: &str| format!("--- a/hello.txt\n+++ b/hello.txt\n@@ -1 +1 @@\n-{old}\n+patched\n");
+    place.write("stack/patches/thing/01-x.patch", patch("bonjour"));
+    place.xtask(&["package"]).bad(6, &["01-x.patch", "hello.txt", "hunk"]);
+    place.write("stack/patches/thing/01-x.patch", patch("hello"));
+    place.xtask(&["package"]).good();
+    assert_eq!(fs::read_to_string(place.tree().join("share/hello.txt")).unwrap(), "patched\n");
+    place.write("stack/patches/thing/02-forgotten.patch", patch("hello"));
+    place.xtask(&["package"]).bad(2, &["02-forgotten.patch", "not listed"]);
+}
+
+/// A stack whose one component is compiled by a `configure` and a make file of its own.
+fn compiled(makefile: &str) -> Place {
+    let place = Place::new();
+    place.write("stack/vendor.lock", "[[source]]\nname = \"thing\"\nversion = \"1\"\npath = \"thing\"\nlicense = \"MIT\"\n");
+    place.write(
+        "stack/recipes/thing.toml",
+        "summary = \"x\"\n[[step]]\nname = \"compile\"\n[step.autotools]\n[[install]]\nfrom = \"dest/opt/thing\"\nto = \"bin/thing\"\n",
+    );
+    let configure = place.write("stack/thing/configure", "#!/bin/sh\necho configuring in \"$PWD\"\n");
+    fs::set_permissions(configure, fs::Permissions::from_mode(0o755)).unwrap();
+    place.write("stack/thing/Makefile", makefile);
+    place
+}
+
+const GOOD_MAKEFILE: &str =
+    "all:\n\techo made > thing\ninstall:\n\tmkdir -p \"$(DESTDIR)/opt\"\n\tinstall -m 755 thing \"$(DESTDIR)/opt/thing\"\n";
+
+#[test]
+fn a_failing_compile_shows_the_first_error_the_command_and_the_log() {
+    let place = compiled("all:\n\t@echo 'thing.c:3:1: error: no such luck'; seq 40; exit 7\n");
+    let text = place
+        .xtask(&["package"])
+        .bad(7, &["thing", "step compile", "thing.c:3:1: error: no such luck", "make", "run again", "log:"]);
+    assert!(text.contains("✗ thing compile"), "{text}");
+    let log = fs::read_to_string(place.path("build/build.log")).unwrap();
+    assert!(log.lines().any(|line| line.contains(" thing | ") && line.contains("no such luck")), "{log}");
+    assert!(!place.tree().exists() && !place.archive().exists());
+    // Mended, the next run succeeds, and what it stages can be staged again without compiling.
+    place.write("stack/thing/Makefile", GOOD_MAKEFILE);
+    place.xtask(&["package", "--skip-archive"]).good();
+    assert!(!place.archive().exists());
+    place.write("stack/thing/Makefile", "all:\n\tfalse\n");
+    let text = place.xtask(&["package", "--skip-build"]).good();
+    assert!(text.contains("source changed"), "{text}");
+    assert_eq!(fs::read_to_string(place.tree().join("bin/thing")).unwrap(), "made\n");
+}
+
+#[test]
+fn skip_build_names_what_was_never_compiled() {
+    let place = compiled(GOOD_MAKEFILE);
+    place.xtask(&["package", "--skip-build"]).bad(8, &["thing", "never compiled"]);
+}
+
+#[test]
+fn a_damaged_output_is_named_and_made_again() {
+    let place = compiled(GOOD_MAKEFILE);
+    place.xtask(&["package"]).good();
+    let made = walkdir::WalkDir::new(place.path("build/outputs"))
+        .into_iter()
+        .flatten()
+        .find(|entry| entry.file_name() == "thing" && entry.file_type().is_file());
+    fs::write(made.unwrap().path(), "damaged\n").unwrap();
+    let text = place.xtask(&["package"]).good();
+    assert!(text.contains("damaged (bin/thing was changed)"), "{text}");
+    assert_eq!(fs::read_to_string(place.tree().join("bin/thing")).unwrap(), "made\n");
+}
+
+#[test]
+fn missing_tools_are_told_all_at_once_with_the_command_that_installs_them() {
+    let place = compiled(GOOD_MAKEFILE);
+    let recipe = fs::read_to_string(place.path("stack/recipes/thing.toml")).unwrap();
+    place.write(
+        "stack/recipes/thing.toml",
+        recipe.replace("[[step]]", "[needs]\ntools = [\"frobnicate\", \"twiddle\"]\n[[step]]"),
+    );
+    let text = place.xtask(&["package"]).bad(3, &["frobnicate", "twiddle", "thing"]);
+    if which::which("apt-get").is_ok() {
+        assert!(text.contains("apt-get install"), "{text}");
+    }
+    place.write("stack/recipes/thing.toml", recipe.replace("[[step]]", "[needs]\nmemory-mb = 900000000\n[[step]]"));
+    place.xtask(&["doctor"]).bad(3, &["memory", "thing"]);
+}
+
+#[test]
+fn a_bundle_that_two_components_would_fill_differently_is_refused() {
+    let place = compiled(GOOD_MAKEFILE);
+    let recipe = fs::read_to_string(place.path("stack/recipes/thing.toml")).unwrap();
+    place.write("stack/recipes/other.toml", recipe.replace("summary = \"x\"", "summary = \"y\"\nsource = \"thing\""));
+    place.xtask(&["package"]).bad(8, &["bin/thing", "other", "thing"]);
+}
+
+#[test]
+fn what_the_build_did_not_make_is_named() {
+    let place = compiled(GOOD_MAKEFILE);
+    let recipe = fs::read_to_string(place.path("stack/recipes/thing.toml")).unwrap();
+    place.write("stack/recipes/thing.toml", recipe.replace("dest/opt/thing", "dest/opt/missing"));
+    place.xtask(&["package"]).bad(8, &["dest/opt/missing", "thing"]);
+}
+
+/// A file system of 1 MB, mounted for as long as this lives. Only root can have one.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(at: std::path::PathBuf) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn no_space_left_is_an_error_that_leaves_nothing_half_written() {
+    let place = Place::new();
+    // Pseudo-random, so that it stays larger than the file system however it is packed.
+    let mut state = 1_u64;
+    let noise: String = (0..3_000_000)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b' ' + (state >> 58) as u8)
+        })
+        .collect();
+    let archive = tar_gz(&[("thing-1.0/hello.txt", &noise)]);
+    let mirror = place.write("mirror/thing-1.0+x.tar.gz", &archive).parent().unwrap().to_owned();
+    let mirror = mirror.to_str().unwrap();
+    place.one_component(&["https://127.0.0.1:1/x.tar.gz".to_owned()], &archive);
+    let Some(dist) = Tmpfs::mount(place.path("dist")) else {
+        assert!(std::env::var_os("CI").is_none(), "CI runs as root and can mount a tmpfs");
+        eprintln!("passed over: mounting a tmpfs needs root");
+        return;
+    };
+    place.xtask(&["package", "--offline", "--mirror", mirror]).bad(8, &["No space left on device", "dist"]);
+    let left: Vec<_> = fs::read_dir(&dist.0).unwrap().flatten().map(|entry| entry.path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    drop(dist);
+    place.xtask(&["package", "--offline", "--mirror", mirror]).good();
+}
+
+/// Starts `package` on a component whose compiling writes `started` and then takes for ever.
+fn endless(place: &Place) -> (std::process::Child, rustix::process::Pid) {
+    let started = place.path("started");
+    place.write("stack/thing/Makefile", format!("all:\n\t@echo $$$$ > '{}'; sleep 1000\n", started.display()));
+    let run = place.command(&["package"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let shell = common::wait_for("the compile step", std::time::Duration::from_secs(30), || {
+        fs::read_to_string(&started).ok()?.trim().parse().ok().and_then(rustix::process::Pid::from_raw)
+    });
+    (run, shell)
+}
+
+#[test]
+fn an_interrupt_ends_the_commands_too_and_the_next_run_goes_on() {
+    let place = compiled("");
+    let (run, shell) = endless(&place);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&run), rustix::process::Signal::INT).unwrap();
+    common::Outcome::of(&run.wait_with_output().unwrap()).bad(130, &["interrupted"]);
+    common::wait_for("the end of the compile step", std::time::Duration::from_secs(5), || {
+        rustix::process::test_kill_process(shell).is_err().then_some(())
+    });
+    place.write("stack/thing/Makefile", GOOD_MAKEFILE);
+    place.xtask(&["package"]).good();
+}
+
+#[test]
+fn a_second_run_on_the_same_build_folder_waits_and_says_for_whom() {
+    let place = compiled("");
+    let (first, _) = endless(&place);
+    place.write("stack/thing/Makefile", GOOD_MAKEFILE);
+    let mut second = place.command(&["package"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(second.stderr.take().unwrap()), &mut said).unwrap();
+    assert!(said.contains(&format!("waiting for process {}", first.id())), "{said}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&first), rustix::process::Signal::INT).unwrap();
+    first.wait_with_output().unwrap();
+    assert!(second.wait().unwrap().success());
+}

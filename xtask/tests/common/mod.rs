@@ -1,0 +1,194 @@
+//! What the tests of the real program share: a stack made on the spot, a server, and ways to wait.
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
+
+use sha2::{Digest as _, Sha256};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// A stack in a folder whose name has blanks, with its build and dist folders.
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// An empty stack.
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("a place with blanks ").tempdir().unwrap();
+        for name in ["stack/recipes", "stack/patches"] {
+            fs::create_dir_all(folder.path().join(name)).unwrap();
+        }
+        Self { folder }
+    }
+
+    /// A path in it.
+    pub fn path(&self, inner: &str) -> PathBuf {
+        self.folder.path().join(inner)
+    }
+
+    /// Writes a file, folders on the way included.
+    pub fn write(&self, inner: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(inner);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Writes a stack of one component called `thing`, made from this archive without any compiling.
+    pub fn one_component(&self, urls: &[String], archive: &[u8]) {
+        self.locked(urls, &sha256(archive), archive.len());
+        self.write(
+            "stack/recipes/thing.toml",
+            "summary = \"a file\"\n[[install]]\nfrom = \"src/hello.txt\"\nto = \"share/hello.txt\"\n",
+        );
+    }
+
+    /// Writes the lock of that stack.
+    pub fn locked(&self, urls: &[String], sha256: &str, size: usize) {
+        let lock = format!(
+            "[[source]]\nname = \"thing\"\nversion = \"1.0+x\"\nurls = {urls:?}\nsha256 = \"{sha256}\"\nsize = {size}\nlicense = \"MIT\"\n"
+        );
+        self.write("stack/vendor.lock", lock);
+    }
+
+    /// Runs the program on this stack.
+    pub fn xtask(&self, args: &[&str]) -> Outcome {
+        let mut command = self.command(args);
+        Outcome::of(&command.output().unwrap())
+    }
+
+    /// The program, ready to be run on this stack.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(&args[..1]).arg("--stack").arg(self.path("stack")).arg("--build-dir").arg(self.path("build"));
+        if args[0] == "package" {
+            command.arg("--dist-dir").arg(self.path("dist"));
+        }
+        command.args(&args[1..]);
+        for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "SOURCE_DATE_EPOCH"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// The staged tree.
+    pub fn tree(&self) -> PathBuf {
+        self.path("dist/dkumonitor-stack-").with_file_name(format!("dkumonitor-stack-{}", env!("CARGO_PKG_VERSION")))
+    }
+
+    /// The archive.
+    pub fn archive(&self) -> PathBuf {
+        self.path("dist").join(format!("dkumonitor-stack-{}.tar.gz", env!("CARGO_PKG_VERSION")))
+    }
+}
+
+/// How a run ended and what it said.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit status; -1 for a signal.
+    pub status: i32,
+    /// Standard output and standard error.
+    pub text: String,
+}
+
+impl Outcome {
+    /// Of a finished process.
+    pub fn of(output: &Output) -> Self {
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        Self { status: output.status.code().unwrap_or(-1), text }
+    }
+
+    /// Fails the test unless the run was good.
+    #[track_caller]
+    pub fn good(self) -> String {
+        assert_eq!(self.status, 0, "{}", self.text);
+        self.text
+    }
+
+    /// Fails the test unless the run failed with this status and said all of this.
+    #[track_caller]
+    pub fn bad(self, status: i32, parts: &[&str]) -> String {
+        assert_eq!(self.status, status, "{}", self.text);
+        for part in parts {
+            assert!(self.text.contains(part), "\"{part}\" is not in:\n{}", self.text);
+        }
+        self.text
+    }
+}
+
+/// The hash of bytes as the lock has it.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A `.tar.gz` of these files.
+pub fn tar_gz(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        // Set byte by byte: the library itself refuses the names that hostile archives have.
+        let field = &mut header.as_old_mut().name;
+        field[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        tar.append(&header, content.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+/// A server on loopback that answers every request with these bytes and counts nothing. It ends with the test program.
+pub fn serve(status: &str, content_type: &str, body: Vec<u8>, said_length: Option<usize>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let length = said_length.unwrap_or(body.len());
+    let head =
+        format!("HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+        }
+    });
+    address
+}
+
+/// A port on loopback where nobody listens.
+pub fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The body of a GET on loopback, whatever its status; none where nobody answers.
+pub fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").as_bytes()).ok()?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
+/// Waits until `look` finds something, and fails the test with `what` after `patience`.
+#[track_caller]
+pub fn wait_for<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The repository's root.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
