@@ -42,7 +42,7 @@ pub struct Service {
     /// The program (an absolute path once rendered) and its arguments. It has to stay in the foreground.
     pub command: Vec<String>,
 
-    /// A command that validates the service's configuration and exits; run before the first start.
+    /// A command that validates the service's configuration and exits; `dkm check` runs it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub check: Vec<String>,
 
@@ -65,6 +65,11 @@ pub struct Service {
     /// Seconds between the stop signal and KILL.
     #[serde(default = "default_stop_timeout")]
     pub stop_timeout_s: u32,
+
+    /// Seconds that a stop may wait until the service has read what the system has already accepted on its `ports`. For services that
+    /// close their sockets on the stop signal without reading what is in them. Default: no wait.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drain_timeout_s: u32,
 
     /// The signal that makes the service read its configuration again, if it knows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,6 +257,11 @@ fn default_stop_signal() -> StopSignal {
 /// Ten seconds, as supervisord and carbonapi's own graceful shutdown have it.
 fn default_stop_timeout() -> u32 {
     10
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn default_ready_timeout() -> u32 {

@@ -11,6 +11,7 @@
 //! leaves the blocks elsewhere as they were, and their compressed form is taken from the cache of the last run.
 
 use crate::error::{Kind, WithKind as _};
+use crate::fingerprint::hex;
 use anyhow::Context as _;
 use libdeflater::{CompressionLvl, Compressor, Crc};
 use sha2::{Digest as _, Sha256};
@@ -37,11 +38,12 @@ pub const LEVEL: i32 = 6;
 /// many times that; and each core holds one.
 const LARGEST: u64 = 2 * 1024 * 1024;
 
-/// A block is not ended by a name before it is so long.
-const SMALLEST: u64 = 512 * 1024;
+/// A block is not ended by a name before it is so long, in bytes.
+const SMALLEST: u64 = 256 * 1024;
 
-/// One name in so many may end a block that is long enough.
-const ONE_IN: u32 = 8;
+/// The mean distance of names that may end a block, in bytes. Well above [`SMALLEST`], so that two runs that cut
+/// differently because of a change soon meet at the same name again.
+const TARGET: u64 = 1024 * 1024;
 
 /// A file of this size or more has blocks of its own.
 const LARGE_FILE: u64 = LARGEST / 2;
@@ -248,7 +250,7 @@ fn plan(entries: &[Entry]) -> Vec<Vec<Piece>> {
     for (index, entry) in entries.iter().enumerate() {
         let size = entry.size().unwrap_or(0);
         let whole = size + 2 * RECORD as u64;
-        let ends = length >= SMALLEST && may_end_before(&entry.name);
+        let ends = length >= SMALLEST && may_end_before(&entry.name, whole);
         if !block.is_empty() && (size >= LARGE_FILE || length + whole > LARGEST || ends) {
             blocks.push(std::mem::take(&mut block));
             length = 0;
@@ -266,10 +268,13 @@ fn plan(entries: &[Entry]) -> Vec<Vec<Piece>> {
     blocks
 }
 
-/// Whether a block may end before this name: one name in [`ONE_IN`], picked by its hash (FNV-1a).
-fn may_end_before(name: &[u8]) -> bool {
+/// Whether a block may end before this entry of `whole` bytes: its name's hash (FNV-1a) decides, and the larger the entry,
+/// the likelier, so that the distance does not depend on how large the files are.
+fn may_end_before(name: &[u8], whole: u64) -> bool {
     let hash = name.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    (hash >> 8) % ONE_IN == 0
+    // The hash's last bytes mix poorly into its upper bits; one more turn mends that.
+    let mixed = (hash ^ (hash >> 15)).wrapping_mul(0x2c1b_3c6d);
+    u64::from(mixed ^ (mixed >> 13)) * TARGET < whole << 32
 }
 
 /// All that the threads share.
@@ -396,13 +401,10 @@ impl Work<'_> {
     }
 }
 
-/// Reads a piece of a file, which must be as it was when it was listed, before and after.
+/// Reads a piece of a file, which must still be as it was when it was listed.
 fn read_piece(path: &Path, stamp: &Stamp, piece: &Piece, plain: &mut Vec<u8>) -> io::Result<()> {
     let changed = || io::Error::other("it changed while the archive was written; is something still writing into the tree?");
     let mut file = File::open(path)?;
-    if Stamp::of(&file.metadata()?) != *stamp {
-        return Err(changed());
-    }
     if piece.from > 0 {
         file.seek(SeekFrom::Start(piece.from))?;
     }
@@ -471,16 +473,6 @@ impl Drop for Output {
         // Gone when the archive is in place.
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// CRC-32 of some bytes.

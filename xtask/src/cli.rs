@@ -35,6 +35,13 @@ pub enum Command {
     Ci(Ci),
     /// Measure archive and rebuild times against common tools, as ratios
     Bench(Bench),
+    /// Run a command without network (what compile steps are wrapped in)
+    #[command(hide = true, name = crate::sandbox::COMMAND)]
+    WithoutNetwork {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<std::ffi::OsString>,
+    },
 }
 
 /// Flags that every command on a stack takes.
@@ -105,6 +112,9 @@ pub struct Package {
     /// How many jobs a build tool may run at once [default: the cores of this machine]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
+    /// When a component fails, begin no further step (otherwise the others are finished, to be there for the next run)
+    #[arg(long)]
+    pub fail_fast: bool,
     /// Install missing tools by the system's package manager first (apt, dnf, brew)
     #[arg(long)]
     pub install_missing: bool,

@@ -1,9 +1,9 @@
 //! The machine that builds: which tools it has and of which version, how much memory and disk.
 
 use crate::error::Kind;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// A tool that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,13 +17,13 @@ pub struct Tool {
 /// What is known of this machine; each tool is asked once.
 #[derive(Default)]
 pub struct Host {
-    tools: RefCell<BTreeMap<String, Option<Tool>>>,
+    tools: Mutex<BTreeMap<String, Option<Tool>>>,
 }
 
 impl Host {
     /// The tool of this name on PATH.
     pub fn tool(&self, name: &str) -> Option<Tool> {
-        if let Some(known) = self.tools.borrow().get(name) {
+        if let Some(known) = self.known().get(name) {
             return known.clone();
         }
         let found = programs(name).iter().find_map(|program| {
@@ -31,13 +31,17 @@ impl Host {
             let version = ask_version(&path, name);
             Some(Tool { path, version })
         });
-        self.tools.borrow_mut().insert(name.to_owned(), found.clone());
+        self.known().insert(name.to_owned(), found.clone());
         found
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Option<Tool>>> {
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets everything, after something was installed.
     pub fn forget(&self) {
-        self.tools.borrow_mut().clear();
+        self.known().clear();
     }
 }
 

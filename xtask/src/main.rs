@@ -20,6 +20,8 @@ mod patch;
 mod plan;
 mod preflight;
 mod progress;
+mod sandbox;
+mod schedule;
 mod shell;
 mod stack;
 mod stage;
@@ -34,6 +36,10 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     // What is built must not depend on the caller's umask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // It takes the place of this program, before there is a second thread.
+    if let Command::WithoutNetwork { words } = &cli.command {
+        return sandbox::enter(words).map_or_else(|error| error::report(&error), |()| ExitCode::SUCCESS);
+    }
     let outcome = interrupt::listen().and_then(|()| match &cli.command {
         Command::Package(args) => commands::package::run(args),
         Command::Fetch(args) => commands::fetch::run(args),
@@ -42,6 +48,7 @@ fn main() -> ExitCode {
         Command::Clean(args) => commands::clean::run(args),
         Command::Ci(args) => commands::ci::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::WithoutNetwork { .. } => Ok(()),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

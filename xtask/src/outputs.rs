@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The folder of an output that is laid over the bundle.
 pub const TREE: &str = "tree";
@@ -65,6 +66,11 @@ impl StepCost {
     /// A step's name with its cost.
     pub fn new(name: &str, cost: Cost) -> Self {
         Self { name: name.to_owned(), wall_s: cost.wall.as_secs_f64(), cpu_s: cost.cpu.as_secs_f64(), peak: cost.peak }
+    }
+
+    /// The time on the clock.
+    pub fn wall(&self) -> Duration {
+        Duration::try_from_secs_f64(self.wall_s).unwrap_or_default()
     }
 }
 

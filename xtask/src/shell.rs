@@ -1,13 +1,14 @@
 //! The one place that starts build commands.
 //!
 //! No shell is involved: a command is a program and its arguments, with an environment that holds nothing but what is
-//! listed, in a process group of its own. It is echoed so that it can be copied, its output goes to the log line by line,
+//! listed, in a process group of its own, and without network unless it is one that fetches. It is echoed so that it can be copied, its output goes to the log line by line,
 //! and anything but exit status 0 is an error. Whatever it leaves running in its group is ended with it.
 
 use crate::error::Kind;
 use crate::interrupt;
 use crate::logs::ComponentLog;
 use crate::progress::Step;
+use crate::sandbox;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -33,6 +34,8 @@ pub struct Command {
     pub env: BTreeMap<String, OsString>,
     /// The folder it runs in.
     pub dir: PathBuf,
+    /// Whether it may use the network; most may not.
+    pub network: bool,
 }
 
 /// What a command cost.
@@ -62,7 +65,13 @@ enum Event {
 impl Command {
     /// A command without arguments.
     pub fn new(program: impl Into<PathBuf>, dir: &Path, env: &BTreeMap<String, OsString>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: env.clone(), dir: dir.to_owned() }
+        Self { program: program.into(), args: Vec::new(), env: env.clone(), dir: dir.to_owned(), network: false }
+    }
+
+    /// Lets the command use the network.
+    pub fn with_network(mut self) -> Self {
+        self.network = true;
+        self
     }
 
     /// Adds an argument.
@@ -116,7 +125,14 @@ impl Command {
 
     fn spawn_and_wait(&self, step: &Step, log: &mut ComponentLog) -> anyhow::Result<(ExitStatus, Cost)> {
         let (reader, writer) = std::io::pipe()?;
-        let mut command = std::process::Command::new(&self.program);
+        let mut command = match sandbox::PROGRAM.as_ref().filter(|_| !self.network) {
+            Some(wrapper) => {
+                let mut command = std::process::Command::new(wrapper);
+                command.arg(sandbox::COMMAND).arg("--").arg(&self.program);
+                command
+            }
+            None => std::process::Command::new(&self.program),
+        };
         command.args(&self.args).env_clear().envs(&self.env).current_dir(&self.dir);
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
         let child = command.spawn().map_err(|error| {
@@ -141,6 +157,9 @@ impl Command {
         }
         for line in log.tail() {
             let _ = write!(text, "\n  | {line}");
+        }
+        if !self.network && log.tail().any(sandbox::is_complaint) {
+            text.push_str("\n  It tried to use the network, which is closed while compiling: what a build needs is fetched before, by what its lock files pin.");
         }
         let _ = write!(text, "\n  command:     {}\n  in:          {}", self.echo(), self.dir.display());
         let script = log.path().with_extension("again.sh");

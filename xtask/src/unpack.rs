@@ -63,7 +63,7 @@ pub fn unpack(archive: &Path, into: &Path) -> anyhow::Result<Unpacked> {
         anyhow::bail!("cannot unpack {shown}: {} is there already and not empty; remove it", into.display());
     }
     let staging = Staging::new(into)?;
-    let source = open(archive)?;
+    let source = stream(archive)?;
     let (unpacked, top) = std::thread::scope(|scope| {
         let (pieces, emptied, reader) = Pieces::new();
         scope.spawn(move || decompress(source, &pieces, &emptied));
@@ -107,8 +107,11 @@ impl Drop for Staging {
     }
 }
 
-/// Opens an archive and puts the right decompressor before it.
-fn open(archive: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+/// The stream inside an archive, by the decompressor that its first bytes ask for.
+///
+/// # Errors
+/// [`Kind::Integrity`] when it is no archive that is known here; else when it cannot be read.
+pub fn stream(archive: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
     let shown = archive.display();
     let file = File::open(archive).with_context(|| format!("cannot read {shown}"))?;
     let mut file = BufReader::with_capacity(PIECE, file);

@@ -336,3 +336,19 @@ fn a_second_run_on_the_same_build_folder_waits_and_says_for_whom() {
     first.wait_with_output().unwrap();
     assert!(second.wait().unwrap().success());
 }
+
+#[test]
+fn a_compile_step_that_tries_the_network_fails_and_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let place = compiled(&format!("all:\n\t@bash -c 'echo hello > /dev/tcp/127.0.0.1/{port}'\n"));
+    let sandboxed = std::process::Command::new(env!("CARGO_BIN_EXE_xtask")).args(["without-network", "true"]).status();
+    if !sandboxed.unwrap().success() {
+        assert!(std::env::var_os("CI").is_none(), "CI can have network namespaces");
+        eprintln!("passed over: no network namespace can be had here");
+        return;
+    }
+    place.xtask(&["package"]).bad(7, &["step compile", "tried to use the network", "Connection refused"]);
+    assert!(listener.accept().is_err(), "the compile step got through");
+}

@@ -36,7 +36,9 @@ pub fn ask(home: &Home, stream: UnixStream, request: &Request) -> Result<ExitCod
 /// A service's state in one line.
 fn line(service: &Status) -> String {
     let process = service.pid.map_or_else(String::new, |pid| format!("  process {pid}"));
-    let reason = service.reason.as_ref().map_or_else(String::new, |reason| format!("  {reason}"));
+    // What a service that was started a moment ago waits for is of interest only later.
+    let reason = service.reason.as_ref().filter(|_| service.state != "starting");
+    let reason = reason.map_or_else(String::new, |reason| format!("  {reason}"));
     format!("{:<12} {}{process}{}", service.name, service.state, harmless(reason.as_bytes()))
 }
 

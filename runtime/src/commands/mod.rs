@@ -39,7 +39,7 @@ pub fn run(arguments: &Dkm, called_as: &OsStr) -> Result<ExitCode> {
         Verb::Pid(options) => pid::run(&home, options),
         Verb::Tail(options) => tail::run(&home, options),
         Verb::Check(options) => check::run(&home, options),
-        Verb::Supervisor => supervise::run(home, true).map(|()| ExitCode::SUCCESS),
+        Verb::Supervisor => supervise::run(home).map(|()| ExitCode::SUCCESS),
     }
 }
 

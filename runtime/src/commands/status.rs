@@ -27,9 +27,13 @@ const UNDERWAY: u8 = 150;
 /// # Errors
 /// When neither a supervisor nor the folder tells.
 pub fn run(home: &Home, options: &Options) -> Result<ExitCode> {
-    let (unknown, names) = resolve(home, &options.names.services)?;
     let (_, mut services) = look(home)?;
-    services.retain(|service| names.contains(&service.name));
+    let mut unknown = Vec::new();
+    if !options.names.services.is_empty() {
+        let (nobody, names) = resolve(home, &options.names.services)?;
+        services.retain(|service| names.contains(&service.name));
+        unknown = nobody;
+    }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&services)?);
     } else {

@@ -75,28 +75,37 @@ pub fn connect_or_start(home: &Home) -> Result<UnixStream> {
     let mut child = spawn(home)?;
     let end = Instant::now() + START_TIME;
     let mut nap = Duration::from_millis(1);
-    let mut ended = None;
     while Instant::now() < end {
         if let Ok(stream) = dial(home) {
+            see_off(home, &mut child);
             return Ok(stream);
         }
         // One that ends in order found another one at work; that one's socket will come.
-        if let (None, Ok(Some(status))) = (&ended, child.try_wait()) {
-            if !status.success() {
+        match child.try_wait() {
+            Ok(Some(status)) if !status.success() => {
                 bail!("cannot start the supervisor: it {}\n{}", child::describe(status), tail(home));
             }
-            ended = Some(status);
-        }
-        if ended.is_some()
-            && child::holder(&home.supervisor_lock()).is_none()
-            && let Some(stream) = connect(home)?
-        {
-            return Ok(stream);
+            // The other one has ended in the meantime.
+            Ok(Some(_)) if child::holder(&home.supervisor_lock()).is_none() => child = spawn(home)?,
+            _ => {}
         }
         std::thread::sleep(nap);
         nap = (nap * 2).min(Duration::from_millis(20));
     }
     bail!("cannot start the supervisor: it did not answer in {} s\n{}", START_TIME.as_secs(), tail(home))
+}
+
+/// Of several that were started at once one is at work, and the others end by themselves; we wait for that, so that ours does not
+/// come to life when the one at work is told to shut down.
+fn see_off(home: &Home, child: &mut std::process::Child) {
+    let end = Instant::now() + START_TIME;
+    let ours = i32::try_from(child.id()).ok();
+    while child::holder(&home.supervisor_lock()) != ours && matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > end {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn tail(home: &Home) -> String {

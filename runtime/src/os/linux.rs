@@ -11,6 +11,15 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::{DATA_VARIABLE, SERVICE_VARIABLE, Tag};
 use crate::service::Protocol;
 
+/// Marks all descriptors from `first` on to be closed on exec.
+pub(super) fn close_on_exec_from(first: RawFd) {
+    // SAFETY: close_range(2) with plain numbers.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done != 0 {
+        super::mark_one_by_one(first);
+    }
+}
+
 /// Makes orphans of our services our own children, so that their end is told to us.
 pub fn become_subreaper() {
     // SAFETY: prctl(2) with plain numbers. Its failure only means that orphans go to process 1.
@@ -190,6 +199,34 @@ fn socket_inodes(address: IpAddr, port: u16, protocol: Protocol) -> Vec<String> 
     out
 }
 
+/// How many bytes the system has accepted on a local port and its owner has not read; none when the system does not tell.
+#[must_use]
+pub fn unread_bytes(port: u16, protocols: &[Protocol]) -> Option<u64> {
+    let mut sum = 0;
+    for protocol in protocols {
+        let name = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        for table in [format!("/proc/net/{name}"), format!("/proc/net/{name}6")] {
+            let Ok(text) = fs::read_to_string(table) else { continue };
+            sum += text.lines().skip(1).filter_map(|line| unread_of(line, port)).sum::<u64>();
+        }
+    }
+    Some(sum)
+}
+
+/// The unread bytes of one line of those tables, if it is about this port.
+fn unread_of(line: &str, port: u16) -> Option<u64> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (local, _remote, state, queues) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    // A listener's number is that of connections to accept, each of which has a line of its own.
+    if state == "0A" || u16::from_str_radix(local.rsplit_once(':')?.1, 16) != Ok(port) {
+        return None;
+    }
+    u64::from_str_radix(queues.split_once(':')?.1, 16).ok()
+}
+
 fn parse_host(hex: &str) -> Option<IpAddr> {
     // The kernel prints each 32-bit word in the machine's byte order.
     let words: Option<Vec<[u8; 4]>> = (0..hex.len() / 8)
@@ -211,6 +248,22 @@ fn clashes(one: IpAddr, other: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unread_bytes_are_counted_until_they_are_read() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut sender = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        sender.write_all(&[b'x'; 1000]).unwrap();
+        // Counted even before the connection is accepted.
+        assert_eq!(unread_bytes(port, &[Protocol::Tcp, Protocol::Udp]), Some(1000));
+        drop(sender);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        assert_eq!(unread_bytes(port, &[Protocol::Tcp]), Some(0));
+    }
 
     #[test]
     fn a_listener_is_traced_to_this_process() {

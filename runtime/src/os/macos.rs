@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use super::Tag;
@@ -12,6 +12,11 @@ use crate::service::Protocol;
 
 /// `PROC_PGRP_ONLY` of <sys/proc_info.h>, which the libc crate does not have.
 const PROC_PGRP_ONLY: u32 = 2;
+
+/// Marks all descriptors from `first` on to be closed on exec.
+pub(super) fn close_on_exec_from(first: RawFd) {
+    super::mark_one_by_one(first);
+}
 
 /// There is none; orphans go to process 1.
 pub fn become_subreaper() {}
@@ -126,6 +131,12 @@ pub fn children() -> Vec<i32> {
 #[must_use]
 pub fn tagged(_tag: Tag<'_>, _among: Option<Vec<i32>>) -> Vec<i32> {
     Vec::new()
+}
+
+/// Not to be known here.
+#[must_use]
+pub fn unread_bytes(_port: u16, _protocols: &[Protocol]) -> Option<u64> {
+    None
 }
 
 /// Not to be known here without the rights of root.

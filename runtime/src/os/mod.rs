@@ -28,7 +28,7 @@ pub use macos as platform;
 
 pub use platform::{
     become_subreaper, boot_id, children, enlarge_pipe, group_members, move_bytes, peek, peer_uid, port_owner, start_time,
-    tagged, watch,
+    tagged, unread_bytes, watch,
 };
 
 /// A process of ours, as far as the system tells.
@@ -120,10 +120,24 @@ pub fn lead_session(command: &mut Command, lock: &File) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Prepares a command so that its process leaves the terminal's session.
+/// Prepares a command so that its process leaves the terminal's session, and everything that is open but its standard streams:
+/// whoever waits for the end of an inherited pipe should not wait for a supervisor.
 pub fn leave_terminal(command: &mut Command) {
-    // SAFETY: setsid(2) is async-signal-safe.
-    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into)) };
+    let prepare = || {
+        nix::unistd::setsid()?;
+        platform::close_on_exec_from(3);
+        Ok(())
+    };
+    // SAFETY: plain system calls, which are async-signal-safe; nothing is allocated.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Marks descriptors from `first` on to be closed on exec, one by one, up to a number that a program like ours does not pass.
+fn mark_one_by_one(first: RawFd) {
+    for fd in first..1024 {
+        // SAFETY: fcntl(2) with plain numbers; on what is not open it does nothing.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
 }
 
 /// `number` in decimal and a line end, without allocating.
@@ -163,6 +177,12 @@ pub fn signal_process(pid: i32, signal: Signal) -> bool {
 #[must_use]
 pub fn group_exists(group: i32) -> bool {
     group > 1 && !matches!(signal::killpg(Pid::from_raw(group), None), Err(Errno::ESRCH))
+}
+
+/// The group of a process; none when there is no such process.
+#[must_use]
+pub fn group_of(pid: i32) -> Option<i32> {
+    nix::unistd::getpgid(Some(Pid::from_raw(pid))).ok().map(Pid::as_raw)
 }
 
 /// Gives an inherited descriptor's number an owner.

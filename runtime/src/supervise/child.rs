@@ -1,7 +1,6 @@
 //! Making a service's process: the one place where the launcher starts programs of others.
 
 use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -58,21 +57,22 @@ pub fn launch(home: &Home, service: &Service, output: &File) -> Result<Process> 
 pub fn lock(path: &Path) -> Result<Option<File>> {
     let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = file.with_context(|| format!("cannot open the lock {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    // Whoever only looks whether somebody holds it (see `holder`) holds it too, for microseconds: a few tries tell the two apart.
+    for last in [false, false, false, false, true] {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) if last => break,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
     }
+    Ok(None)
 }
 
 /// The PID in a lock that somebody holds; none when nobody does.
 #[must_use]
 pub fn holder(path: &Path) -> Option<i32> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(_) => return None,
-    };
+    let file = File::open(path).ok()?;
     match file.try_lock_shared() {
         // Several may look at the same time: sharing keeps them from taking each other for a holder.
         Ok(()) => None,

@@ -5,7 +5,7 @@
 //!
 //! 1. takes in what happened (events),
 //! 2. settles: carries [`state::step`] on until nothing follows any more ([`Supervisor::settle`]),
-//! 3. writes `run/state.json` if anything changed, and tells those who wait.
+//! 3. writes `run/state.json` if anything changed (at most every 20 ms), and tells those who wait.
 //!
 //! **One supervisor**: it holds `run/supervisor.lock`, which its services do not inherit; a second one ends at once.
 //!
@@ -16,6 +16,7 @@
 //! TERM and INT stop all services and then the supervisor. USR1 makes the control socket anew. HUP is noted and nothing more.
 
 use std::collections::VecDeque;
+use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -46,6 +47,9 @@ use unit::Unit;
 /// The supervisor's own log: two files of this many bytes.
 const OWN_LOG: LogPolicy = LogPolicy { max_bytes: 1_000_000, keep: 1 };
 
+/// `run/state.json` is not written more often: a thousand services that start at once are not a thousand files.
+const STORE_GAP: Duration = Duration::from_millis(20);
+
 /// How an adopted process is looked at when the system cannot tell of its end.
 const UNWATCHED: Duration = Duration::from_secs(1);
 
@@ -64,6 +68,8 @@ pub struct Supervisor {
     closing: bool,
     /// Whether `run/state.json` is behind.
     dirty: bool,
+    /// Before when it is not written again.
+    store_at: Instant,
     /// For spreading pauses; no more random than that needs.
     seed: u64,
     buffer: Vec<u8>,
@@ -97,18 +103,18 @@ enum Source {
     Watch(usize),
 }
 
-/// Runs the supervisor of a data folder until it is told to end. `foreground`: its log goes to standard error too.
+/// Runs the supervisor of a data folder until it is told to end.
 ///
 /// # Errors
 /// When it cannot begin: services that cannot be used, a folder that cannot be written.
-pub fn run(home: Home, foreground: bool) -> Result<()> {
+pub fn run(home: Home) -> Result<()> {
     // What the supervisor and its services make is nobody else's business.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     // First of all, so that no signal finds us unprepared once others know of us.
     let signals = os::catch_signals(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGHUP])
         .context("cannot prepare for signals")?;
     let Some(lock) = lock(&home)? else {
-        if foreground {
+        if std::io::stdout().is_terminal() {
             println!("another supervisor is at work for {}", home.root().display());
         }
         return Ok(());
@@ -127,16 +133,10 @@ pub fn run(home: Home, foreground: bool) -> Result<()> {
 fn lock(home: &Home) -> Result<Option<std::fs::File>> {
     std::fs::create_dir_all(home.run().join("log")).with_context(|| format!("cannot make {}", home.run().display()))?;
     std::env::set_current_dir(home.run()).with_context(|| format!("cannot enter {}", home.run().display()))?;
-    // Clients that look whether somebody holds it hold it themselves, for a moment.
-    for _ in 0..20 {
-        if let Some(lock) = child::lock(&home.supervisor_lock())? {
-            lock.set_len(0)
-                .and_then(|()| std::io::Write::write_all(&mut &lock, format!("{}\n", std::process::id()).as_bytes()))?;
-            return Ok(Some(lock));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(None)
+    let Some(lock) = child::lock(&home.supervisor_lock())? else { return Ok(None) };
+    let number = format!("{}\n", std::process::id());
+    lock.set_len(0).and_then(|()| std::io::Write::write_all(&mut &lock, number.as_bytes()))?;
+    Ok(Some(lock))
 }
 
 impl Supervisor {
@@ -159,6 +159,7 @@ impl Supervisor {
             me,
             closing: false,
             dirty: true,
+            store_at: Instant::now(),
             buffer: vec![0; 64 * 1024],
         })
     }
@@ -173,7 +174,7 @@ impl Supervisor {
             let now = Instant::now();
             self.settle(now);
             self.answer(now);
-            self.store();
+            self.store(now);
             if self.closing && self.units.iter().all(Unit::is_stopped) {
                 return Ok(());
             }
@@ -227,7 +228,7 @@ impl Supervisor {
     fn deadline(&self) -> Option<Instant> {
         let units = self.units.iter().filter_map(Unit::deadline);
         let clients = self.clients.iter().filter_map(|(client, _)| client.deadline());
-        units.chain(clients).min()
+        units.chain(clients).chain(self.dirty.then_some(self.store_at)).min()
     }
 
     fn take_in(&mut self, source: Source, flags: PollFlags) {
@@ -326,7 +327,7 @@ impl Supervisor {
     fn settle_one(&mut self, at: usize, now: Instant) -> bool {
         let before = self.units[at].state.clone();
         let pending = self.units[at].pending.is_some();
-        if pending && !self.must_outlive_others(at) {
+        if pending && !self.must_outlive_others(at) && !self.units[at].has_to_drain(now) {
             let next = self.units[at].pending.take();
             self.drive(at, if next == Some(Next::Start) { Event::Restart } else { Event::Stop }, now);
         }
@@ -438,8 +439,9 @@ impl Supervisor {
         let tag = os::Tag { data: &root, service: &unit.service.name };
         // What we started comes to us when its parent ends; what another supervisor started may be anywhere.
         let among = (!process.adopted).then(|| {
-            let leaders: Vec<i32> = self.units.iter().filter_map(|unit| Some(unit.state.process()?.pid)).collect();
-            os::children().into_iter().filter(|pid| !leaders.contains(pid)).collect()
+            let mut leaders: Vec<i32> = self.units.iter().filter_map(|unit| Some(unit.state.process()?.pid)).collect();
+            leaders.sort_unstable();
+            os::children().into_iter().filter(|pid| leaders.binary_search(pid).is_err()).collect()
         });
         out.extend(os::tagged(tag, among));
         out.sort_unstable();
@@ -454,7 +456,7 @@ impl Supervisor {
         unit.asked.clear();
         unit.look_at = None;
         let launched = unit.output.writer().and_then(|writer| child::launch(&self.home, &unit.service, &writer));
-        let event = match launched {
+        match launched {
             Ok(process) => match probe::Probing::new(&unit.service.probes, now) {
                 Ok(probing) => {
                     unit.probing = Some(probing);
@@ -467,10 +469,7 @@ impl Supervisor {
                 }
             },
             Err(error) => Event::NotLaunched(format!("{error:#}")),
-        };
-        // The number has to be on disk before anything else can go wrong.
-        self.dirty = true;
-        event
+        }
     }
 
     /// Does what a client asks, or begins to.
@@ -586,11 +585,12 @@ impl Supervisor {
         client.finish();
     }
 
-    fn store(&mut self) {
-        if !self.dirty {
+    fn store(&mut self, now: Instant) {
+        if !self.dirty || now < self.store_at {
             return;
         }
         self.dirty = false;
+        self.store_at = now + STORE_GAP;
         if let Err(error) = self.stored(false).write(&self.home) {
             self.note(&format!("{error:#}"));
         }
@@ -629,7 +629,8 @@ impl Supervisor {
         let now = Instant::now();
         for at in 0..self.units.len() {
             let found = adopt::look(&self.home, &self.units[at].service.name, &stored, &self.boot);
-            if let Some(line) = self.units[at].take_over(found, now) {
+            let since = stored.service(&self.units[at].service.name).map(|status| status.since);
+            if let Some(line) = self.units[at].take_over(found, since, now) {
                 self.note(&line);
             }
             if matches!(self.units[at].state, State::Stopping { .. }) {

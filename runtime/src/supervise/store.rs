@@ -1,6 +1,6 @@
 //! `run/state.json`: what the supervisor last knew, for whoever comes when it is not there.
 //!
-//! Written beside and renamed after every change, so that it is always whole. `status` reads it when no supervisor runs; a new
+//! Written beside and renamed soon after every change, so that it is always whole. `status` reads it when no supervisor runs; a new
 //! supervisor finds in it which processes to adopt and which services were meant to run. It is a help and no authority: whether
 //! a process lives is asked of its lock and of the system.
 

@@ -15,7 +15,19 @@ use crate::clock::now_unix;
 use crate::control::{Status, Verb};
 use crate::home::Home;
 use crate::os;
-use crate::service::Service;
+use crate::service::{Port, Service};
+
+/// How often the sockets of a service that is about to be stopped are looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+/// A stop that waits for sockets to be read.
+#[derive(Debug)]
+struct Drain {
+    until: Instant,
+    look_at: Instant,
+    /// How many looks in a row found nothing.
+    empty: u32,
+}
 
 #[derive(Debug)]
 pub(super) struct Unit {
@@ -33,6 +45,8 @@ pub(super) struct Unit {
     pub(super) look_at: Option<Instant>,
     /// Processes outside the group that were asked to end already.
     pub(super) asked: Vec<i32>,
+    /// While a stop waits for the service to read what it was sent.
+    drain: Option<Drain>,
     /// When an adopted process that cannot be watched is looked at.
     unwatched_at: Option<Instant>,
     /// Since when it is in its state, by the clock on the wall.
@@ -54,6 +68,7 @@ impl Unit {
             watch: None,
             look_at: None,
             asked: Vec::new(),
+            drain: None,
             unwatched_at: None,
             since: now_unix(),
         })
@@ -84,6 +99,28 @@ impl Unit {
         self.state.process().is_some_and(|process| process.pid == pid && !process.adopted)
     }
 
+    /// Whether a stop has to wait, because the service has not yet read what the system has accepted for it. Its stop signal makes
+    /// it close its sockets, and what is in them is lost. Two looks in a row have to find nothing, and the wait is bounded.
+    pub(super) fn has_to_drain(&mut self, now: Instant) -> bool {
+        let patience = Duration::from_secs(self.service.drain_timeout_s.into());
+        if patience.is_zero() || !matches!(self.state, State::Starting { .. } | State::Running { .. }) {
+            self.drain = None;
+            return false;
+        }
+        let drain = self.drain.get_or_insert(Drain { until: now + patience, look_at: now, empty: 0 });
+        if now >= drain.look_at {
+            let unread = |port: &Port| os::unread_bytes(port.number().ok()?, &port.protocols);
+            let unread: u64 = self.service.ports.iter().filter_map(unread).sum();
+            drain.empty = if unread == 0 { drain.empty + 1 } else { 0 };
+            drain.look_at = now + DRAIN_LOOK;
+        }
+        let over = drain.empty >= 2 || now >= drain.until;
+        if over {
+            self.drain = None;
+        }
+        !over
+    }
+
     /// Whether all probes have passed and nobody has said so yet.
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.state, State::Starting { .. }) && self.probing.as_ref().is_none_or(Probing::passed)
@@ -92,7 +129,8 @@ impl Unit {
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let probing = self.probing.as_ref().filter(|probing| !probing.passed()).map(Probing::deadline);
-        [self.state.deadline(&self.policy(0)), self.look_at, probing, self.unwatched_at].into_iter().flatten().min()
+        let drain = self.drain.as_ref().map(|drain| drain.look_at);
+        [self.state.deadline(&self.policy(0)), self.look_at, probing, self.unwatched_at, drain].into_iter().flatten().min()
     }
 
     /// Goes on with the probes. `woken`: one of them has an answer.
@@ -126,8 +164,8 @@ impl Unit {
 
     /// Sends a signal to single processes that are not in the group.
     pub(super) fn send_each(&self, pids: &[i32], signal: Signal) {
-        let group = self.state.process().map_or_else(Vec::new, |process| os::group_members(process.pid));
-        for &pid in pids.iter().filter(|pid| !group.contains(pid)) {
+        let group = self.state.process().map(|process| process.pid);
+        for &pid in pids.iter().filter(|&&pid| os::group_of(pid) != group) {
             os::signal_process(pid, signal);
             os::signal_process(pid, Signal::SIGCONT);
         }
@@ -147,7 +185,10 @@ impl Unit {
         if self.state.word() == before.word() && !late {
             return None;
         }
-        self.since = now_unix();
+        let found_ready = matches!(&self.state, State::Running { process, .. } if process.adopted);
+        if !found_ready {
+            self.since = now_unix();
+        }
         let name = &self.service.name;
         let detail = match &self.state {
             State::Starting { late: true, .. } => format!(", not ready in time: {}", self.reason().unwrap_or_default()),
@@ -222,7 +263,8 @@ impl Unit {
     }
 
     /// Becomes what an earlier supervisor left; a line for the log when that is anything.
-    pub(super) fn take_over(&mut self, found: Found, now: Instant) -> Option<String> {
+    /// `since`: since when it is as it is, where that is known.
+    pub(super) fn take_over(&mut self, found: Found, since: Option<u64>, now: Instant) -> Option<String> {
         let name = self.service.name.clone();
         match found {
             Found::Nothing => None,
@@ -237,10 +279,12 @@ impl Unit {
                 // It may have ended, and its number gone to another, between the look and the watch.
                 if os::start_time(process.pid) != process.started {
                     self.watch = None;
-                    return self.take_over(Found::Missed, now);
+                    return self.take_over(Found::Missed, None, now);
                 }
                 self.unwatched_at = self.watch.is_none().then(|| now + UNWATCHED);
-                self.probing = Probing::new(&self.service.probes, now).ok();
+                // Without probes there is nothing to ask: it has lived for long enough.
+                self.probing = Probing::new(&self.service.probes, now).ok().filter(|_| !self.service.probes.is_empty());
+                self.since = since.unwrap_or(self.since);
                 self.state = State::Starting { process, since: now, failures: 0, late: false };
                 Some(format!("{name}: adopted process {}", process.pid))
             }

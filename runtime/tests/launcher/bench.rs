@@ -30,6 +30,7 @@ fn helper_entry() {
     match kind.as_str() {
         "listen" => listen(),
         "count" => count(),
+        "read-late" => read_late(),
         other => panic!("no helper {other}"),
     }
 }
@@ -45,12 +46,23 @@ fn listen() {
     }
 }
 
-/// Prints numbers, one a millisecond, and a last line on TERM by dying of it.
+/// Prints numbers as fast as they are taken, each by a write of its own.
 fn count() {
     for number in 0_u64.. {
         println!("number {number}");
-        std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Takes one connection, and reads it only a good while later.
+fn read_late() {
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("HELPER_PORT").unwrap().parse().unwrap())).unwrap();
+    println!("listening");
+    let (mut stream, _) = listener.accept().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    println!("read {}", all.len());
+    std::thread::sleep(PATIENCE);
 }
 
 /// A service of a test bundle, as its manifest has it. `{{ bundle }}/bin/helper` is this program.
@@ -182,6 +194,15 @@ impl Bench {
     pub fn pid(&self, service: &str) -> i32 {
         let arguments: Vec<&str> = if service.is_empty() { vec!["pid"] } else { vec!["pid", service] };
         String::from_utf8(self.dkm(&arguments).stdout).unwrap().trim().parse().unwrap()
+    }
+
+    /// Every living supervisor of this data folder, by reading /proc.
+    #[cfg(target_os = "linux")]
+    pub fn supervisors(&self) -> Vec<i32> {
+        let wanted = format!("--home\0{}\0supervisor\0", self.data().display());
+        let all = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_one = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(&wanted));
+        all.filter(is_one).filter(|&pid| alive(pid)).collect()
     }
 
     /// Every living process with this data folder's tag, by reading /proc; the supervisor has none.

@@ -168,6 +168,12 @@ fn twenty_starts_at_once_give_one_supervisor_and_one_copy() {
     assert_eq!(bench.supervisor_log().matches("supervisor 0.1.0 started").count(), 1, "{}", bench.supervisor_log());
     assert_eq!(bench.supervisor_log().matches(": starting").count(), 2);
     #[cfg(target_os = "linux")]
+    assert_eq!(bench.supervisors().len(), 1, "the others have ended before their starters");
+    bench.good(&["shutdown"]);
+    assert!(!bench.data().join("run/dkm.sock").exists(), "one of the others came to life");
+    assert_eq!(bench.dkm(&["pid"]).status.code(), Some(3));
+    bench.good(&["start"]);
+    #[cfg(target_os = "linux")]
     assert_eq!(bench.processes().len(), 2);
 }
 
@@ -190,6 +196,18 @@ fn it_survives_the_terminal_that_started_it() {
     send(supervisor, Signal::SIGHUP);
     bench.good(&["status"]);
     assert_eq!(bench.pid(""), supervisor);
+}
+
+/// Whoever waits for the end of a pipe that `dkm start` inherited does not wait for the supervisor.
+#[test]
+fn a_start_lets_go_of_what_its_caller_has_open() {
+    let bench = Bench::installed(&Bench::two());
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", "exec 7>&1; exec \"$0\" start 1>/dev/null"]).arg(bench.data().join("bin/dkm"));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(shell.output().unwrap()));
+    let output = receiver.recv_timeout(Duration::from_secs(20)).expect("the supervisor holds the pipe");
+    assert!(output.status.success(), "{}", text(&output));
 }
 
 #[test]

@@ -159,12 +159,14 @@ fn no_line_is_lost_when_the_supervisor_dies() {
     counter["environment"] = json!({"HELPER": "count"});
     counter["ports"] = json!([]);
     counter["probes"] = json!([]);
+    counter["log"] = json!({"max-bytes": 1_000_000_000, "keep": 1});
     services.push(counter);
     let bench = Bench::installed(&services);
+    let size = || fs::metadata(bench.data().join("run/log/counter.log")).map_or(0, |meta| meta.len());
     bench.good(&["start", "counter"]);
-    for _ in 0..5 {
-        let lines = bench.log("counter").lines().count();
-        until("more lines", || bench.log("counter").lines().count() > lines + 50);
+    for _ in 0..10 {
+        let before = size();
+        until("more lines", || size() > before + 100_000);
         let supervisor = bench.pid("");
         send(supervisor, Signal::SIGKILL);
         until("the supervisor to be gone", || !alive(supervisor));
@@ -175,6 +177,25 @@ fn no_line_is_lost_when_the_supervisor_dies() {
     let numbers: Vec<u64> = log.lines().filter_map(|line| line.strip_prefix("number ")?.parse().ok()).collect();
     assert!(numbers.len() > 200);
     assert!(numbers.iter().copied().eq(0..numbers.len() as u64), "lines are missing or doubled");
+}
+
+/// What the system has accepted for a service is read before the service is asked to end, if its definition says so.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stop_waits_until_sockets_are_read() {
+    use std::io::Write;
+    let mut services = Bench::two();
+    services[0]["environment"]["HELPER"] = json!("read-late");
+    services[0]["probes"] = json!([]);
+    services[0]["drain-timeout-s"] = json!(10);
+    let bench = Bench::installed(&services);
+    bench.good(&["start", "go-carbon"]);
+    until("it to listen", || bench.log("go-carbon").contains("listening"));
+    let mut stream = TcpStream::connect(("127.0.0.1", bench.port + 1)).unwrap();
+    stream.write_all(&[b'x'; 1000]).unwrap();
+    drop(stream);
+    bench.good(&["stop", "go-carbon"]);
+    assert!(bench.log("go-carbon").contains("read 1000"), "{}", bench.log("go-carbon"));
 }
 
 #[test]
@@ -222,6 +243,26 @@ fn an_idle_supervisor_does_not_wake_up() {
     });
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(switches(), last);
+}
+
+#[test]
+fn hostile_names_are_no_obstacle() {
+    let bench = Bench::bundle(&Bench::two());
+    for name in ["a \"b\" 'c' \\d", "$HOME `id` #e ;f %g", "ünïcode ☃", "{{ data }} {% x %}", "-dash", "*?[a]"] {
+        let data = bench.root().join("x").join(name);
+        let mut command = std::process::Command::new(bench.bundle_path().join("installer"));
+        command.arg("-d").arg(&data).arg("-p").arg(bench.port.to_string()).args(["-t", "backend", "--hostname", "x"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{name}: {}", text(&output));
+        for verb in ["start", "status", "check", "shutdown"] {
+            let output = std::process::Command::new(data.join("bin/dkm")).arg(verb).output().unwrap();
+            assert!(output.status.success(), "{name}: {verb}: {}", text(&output));
+        }
+    }
+    let newline = bench.root().join("a\nb");
+    let mut command = std::process::Command::new(bench.bundle_path().join("installer"));
+    command.arg("-d").arg(&newline).arg("-p").arg(bench.port.to_string()).args(["-t", "backend", "--hostname", "x"]);
+    assert!(text(&command.output().unwrap()).contains("control character"));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Nothing depends on it: a block that is missing, damaged or cannot be written is compressed again. An entry is the
 //! CRC-32 of the gzip member, then the member; the key covers the plain block and the level.
 
-use super::{crc32, hex};
+use super::crc32;
+use crate::fingerprint::hex;
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;

@@ -4,33 +4,51 @@ use super::Build;
 use crate::shell::Command;
 use crate::stack::recipe::{Cargo, Step};
 use crate::toolchain;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> Vec<Command> {
-    let target_dir = build.session.dirs.cache("cargo-target").join(&build.planned.recipe.name);
+/// The target folder of a component, kept between runs since cargo knows by itself what to compile again.
+fn target_dir(build: &Build<'_>) -> PathBuf {
+    build.session.dirs.cache("cargo-target").join(&build.planned.recipe.name)
+}
+
+/// cargo in the environment of a step, without words yet.
+fn tool(build: &Build<'_>, step: &Step, dir: &Path, offline: bool) -> Command {
     let remap = [(build.src.to_string_lossy().into_owned(), "."), (cargo_home(build, step), "/cargo")];
     let flags: Vec<String> = remap.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
     // Unlike RUSTFLAGS, the encoded form may hold paths with blanks.
     let additions = [
-        ("CARGO_TARGET_DIR", target_dir.to_string_lossy().into_owned()),
+        ("CARGO_TARGET_DIR", target_dir(build).to_string_lossy().into_owned()),
         ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")),
         ("CARGO_TERM_PROGRESS_WHEN", "never".to_owned()),
         // Incremental pieces would make the bytes depend on what was compiled before.
         ("CARGO_INCREMENTAL", "0".to_owned()),
+        ("CARGO_NET_OFFLINE", offline.to_string()),
     ];
     let mut env = build.env(step, &additions);
     if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN").filter(|_| build.planned.is_workspace()) {
         env.insert("RUSTUP_TOOLCHAIN".to_owned(), toolchain);
     }
-    let mut command = Command::new("cargo", dir, &env).args(["build", "--release", "--locked", "--package", &cargo.package]);
-    let is_static = cargo.r#static && cfg!(target_os = "linux");
-    let mut out = target_dir;
-    if is_static {
-        command = command.args(["--target".to_owned(), toolchain::musl_target()]);
-        out.push(toolchain::musl_target());
-    }
-    if build.session.offline {
-        command = command.arg("--offline");
+    Command::new("cargo", dir, &env)
+}
+
+/// The target to compile for, where it is not the host's own.
+fn target(cargo: &Cargo) -> Option<String> {
+    (cargo.r#static && cfg!(target_os = "linux")).then(toolchain::musl_target)
+}
+
+/// Fetches the crates of Cargo.lock.
+pub(super) fn dependencies(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> Vec<Command> {
+    let command = tool(build, step, dir, build.session.offline).args(["fetch", "--locked"]);
+    vec![target(cargo).into_iter().fold(command, |command, target| command.arg("--target").arg(target))]
+}
+
+pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> Vec<Command> {
+    let plain = tool(build, step, dir, true);
+    let mut command = plain.clone().args(["build", "--release", "--locked", "--package", &cargo.package]);
+    let mut out = target_dir(build);
+    if let Some(target) = target(cargo) {
+        out.push(&target);
+        command = command.arg("--target").arg(target);
     }
     for bin in &cargo.bins {
         command = command.args(["--bin", bin]);
@@ -41,9 +59,8 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path
     command = command.arg("--jobs").arg(build.session.jobs.to_string());
     let bin_dir = build.dest().join("bin");
     let made = cargo.bins.iter().map(|bin| out.join("release").join(bin));
-    let install = Command::new("install", dir, &env).args(["-d"]).arg(&bin_dir);
-    let copy = Command::new("install", dir, &env).args(["-m", "755"]).args(made).arg(&bin_dir);
-    vec![command, install, copy]
+    let install = |words: &[&str]| Command { program: "install".into(), ..plain.clone() }.args(words.iter().copied());
+    vec![command, install(&["-d"]).arg(&bin_dir), install(&["-m", "755"]).args(made).arg(&bin_dir)]
 }
 
 fn cargo_home(build: &Build<'_>, step: &Step) -> String {

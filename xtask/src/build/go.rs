@@ -6,19 +6,32 @@ use crate::shell::Command;
 use crate::stack::recipe::{Go, Step};
 use std::path::Path;
 
-pub(super) fn commands(build: &Build<'_>, step: &Step, go: &Go, dir: &Path) -> anyhow::Result<Vec<Command>> {
-    let recipe = build.planned.recipe;
-    let version = recipe.toolchain.go.as_deref().unwrap_or_default();
-    let toolchain = go_toolchain(version);
+/// The go of the pinned version in the environment of a step, without words yet.
+fn tool(build: &Build<'_>, step: &Step, dir: &Path, offline: bool) -> anyhow::Result<Command> {
+    let version = build.planned.recipe.toolchain.go.as_deref().unwrap_or_default();
     // Without cgo the programs need no library of the host at all. A step that needs it (SQLite in C) says so.
-    let mut additions = vec![("GOTOOLCHAIN", toolchain), ("CGO_ENABLED", "0".to_owned())];
-    if build.session.offline {
+    let mut additions = vec![("GOTOOLCHAIN", go_toolchain(version)), ("CGO_ENABLED", "0".to_owned())];
+    if offline {
         additions.push(("GOPROXY", "off".to_owned()));
     }
     let mut env = build.env(step, &additions);
     env.entry("CGO_CFLAGS".to_owned()).or_insert_with(|| format!("-O2 -ffile-prefix-map={}=.", build.src.display()).into());
     let tool = build.session.host.tool("go").ok_or_else(|| Kind::Preflight.error("go is not on PATH"))?;
-    let mut command = Command::new(tool.path, dir, &env);
+    Ok(Command::new(tool.path, dir, &env))
+}
+
+/// Fetches the toolchain itself, which go does whenever it is asked anything, and the modules that go.mod names.
+pub(super) fn dependencies(build: &Build<'_>, step: &Step, go: &Go, dir: &Path) -> anyhow::Result<Vec<Command>> {
+    let tool = tool(build, step, dir, build.session.offline)?;
+    let mut commands = vec![tool.clone().arg("version")];
+    if go.r#mod.as_deref() != Some("vendor") {
+        commands.push(tool.args(["mod", "download"]));
+    }
+    Ok(commands)
+}
+
+pub(super) fn commands(build: &Build<'_>, step: &Step, go: &Go, dir: &Path) -> anyhow::Result<Vec<Command>> {
+    let mut command = tool(build, step, dir, true)?;
     let module = go.r#mod.as_ref().map(|module| format!("-mod={module}"));
     let tags = (!go.tags.is_empty()).then(|| format!("-tags={}", go.tags.join(",")));
     if let (Some(package), Some(output)) = (&go.package, &go.output) {

@@ -22,11 +22,13 @@ use crate::logs::{ComponentLog, Logs};
 use crate::outputs::{self, Output, StepCost};
 use crate::plan::Planned;
 use crate::progress::{self, Ui};
+use crate::schedule::{Resources, Scheduler};
 use crate::shell::{Command, Cost};
 use crate::stack::recipe::{Action, Step};
 use crate::stack::{Material, Stack};
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What all components of a run share.
 pub struct Session<'a> {
@@ -46,6 +48,8 @@ pub struct Session<'a> {
     pub jobs: usize,
     /// Whether the network is off limits.
     pub offline: bool,
+    /// Who may run when.
+    pub scheduler: &'a Scheduler,
 }
 
 /// One component while it is compiled.
@@ -79,8 +83,15 @@ pub fn build(session: &Session<'_>, planned: &Planned<'_>) -> anyhow::Result<Out
     std::fs::create_dir_all(build.dest()).with_context(|| format!("cannot make {}", build.dest().display()))?;
     let mut log = session.logs.component(name)?;
     let mut costs = Vec::new();
-    for step in &planned.recipe.steps {
+    let times = remembered_times(session, planned);
+    for (at, step) in planned.recipe.steps.iter().enumerate() {
+        let remaining = times[at..].iter().sum();
+        let need =
+            Resources { cores: step.cores.unwrap_or(1), memory_mb: step.memory_mb.unwrap_or(planned.recipe.needs.memory_mb) };
+        let permit = session.scheduler.acquire(need, remaining)?;
+        build.fetch_dependencies(step, &mut log)?;
         let cost = build.run_step(step, &mut log)?;
+        drop(permit);
         costs.push(StepCost::new(&step.name, cost));
     }
     let output = collect::collect(&build, costs)?;
@@ -90,40 +101,87 @@ pub fn build(session: &Session<'_>, planned: &Planned<'_>) -> anyhow::Result<Out
     Ok(output)
 }
 
+/// How long each step took when the component was built last; a guess by its kind for those that never ran.
+fn remembered_times(session: &Session<'_>, planned: &Planned<'_>) -> Vec<Duration> {
+    let guess = |step: &Step| {
+        Duration::from_secs(match step.action() {
+            Action::Node(_) => 120,
+            Action::Cargo(_) => 60,
+            Action::Go(_) => 40,
+            Action::Autotools(_) => 30,
+        })
+    };
+    let before =
+        outputs::latest(&session.dirs.outputs(&planned.recipe.name)).map(|output| output.record.steps).unwrap_or_default();
+    let remembered =
+        |step: &Step| before.iter().find(|cost| cost.name == step.name).map_or_else(|| guess(step), StepCost::wall);
+    planned.recipe.steps.iter().map(remembered).collect()
+}
+
 impl Build<'_> {
     fn dest(&self) -> PathBuf {
         self.work.join("dest")
     }
 
+    /// What the step's lock files pin is fetched into the tools' caches before the step runs without network.
+    fn fetch_dependencies(&self, step: &Step, log: &mut ComponentLog) -> anyhow::Result<()> {
+        let commands = self
+            .dependencies(step)
+            .with_context(|| format!("cannot build {}, step {}", self.planned.recipe.name, step.name))?;
+        if commands.is_empty() {
+            return Ok(());
+        }
+        self.run_shown(&format!("{} needs", step.name), log, &commands).map(drop)
+    }
+
     fn run_step(&self, step: &Step, log: &mut ComponentLog) -> anyhow::Result<Cost> {
-        let shown = self.session.ui.step(&self.planned.recipe.name, &step.name);
+        let commands =
+            self.commands(step).with_context(|| format!("cannot build {}, step {}", self.planned.recipe.name, step.name))?;
+        self.run_shown(&step.name, log, &commands)
+    }
+
+    /// Runs commands under one line on the terminal.
+    fn run_shown(&self, what: &str, log: &mut ComponentLog, commands: &[Command]) -> anyhow::Result<Cost> {
+        let name = &self.planned.recipe.name;
+        let shown = self.session.ui.step(name, what);
         shown.announce();
-        let outcome = self.commands(step).and_then(|commands| {
-            let mut total = Cost::default();
-            for command in commands {
-                let cost = command.run(&shown, log)?;
-                total = total.then(cost);
-            }
-            Ok(total)
-        });
-        match outcome {
+        let run = |total: Cost, command: &Command| command.run(&shown, log).map(|cost| total.then(cost));
+        match commands.iter().try_fold(Cost::default(), run) {
             Ok(cost) => {
                 shown.done(&format!("cpu {}, peak {}", progress::seconds(cost.cpu), progress::bytes(cost.peak)));
                 Ok(cost)
             }
             Err(error) => {
                 shown.fail("");
-                Err(error.context(format!("cannot build {}, step {}", self.planned.recipe.name, step.name)))
+                Err(error.context(format!("cannot build {name}, step {what}")))
             }
         }
     }
 
+    /// The folder that a step runs in.
+    fn dir(&self, step: &Step) -> anyhow::Result<PathBuf> {
+        let dir = self.src.join(&step.dir);
+        if dir.is_dir() {
+            return Ok(dir);
+        }
+        Err(Kind::Compile.error(format!("the source has no folder {}; mend dir of the step", step.dir.display())))
+    }
+
+    /// The commands that fetch what a step needs; only they may use the network.
+    fn dependencies(&self, step: &Step) -> anyhow::Result<Vec<Command>> {
+        let dir = self.dir(step)?;
+        let commands = match step.action() {
+            Action::Go(go) => go::dependencies(self, step, go, &dir)?,
+            Action::Node(node) => node::dependencies(self, step, node, &dir)?,
+            Action::Autotools(_) => Vec::new(),
+            Action::Cargo(cargo) => cargo::dependencies(self, step, cargo, &dir),
+        };
+        Ok(commands.into_iter().map(Command::with_network).collect())
+    }
+
     /// The commands of a step, in order.
     fn commands(&self, step: &Step) -> anyhow::Result<Vec<Command>> {
-        let dir = self.src.join(&step.dir);
-        if !dir.is_dir() {
-            return Err(Kind::Compile.error(format!("the source has no folder {}; mend dir of the step", step.dir.display())));
-        }
+        let dir = self.dir(step)?;
         match step.action() {
             Action::Go(go) => go::commands(self, step, go, &dir),
             Action::Node(node) => node::commands(self, step, node, &dir),

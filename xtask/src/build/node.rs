@@ -26,36 +26,71 @@ enum Manager {
     Script { name: &'static str, path: PathBuf, classic: bool },
 }
 
+/// A package manager, ready to be given words.
+struct Tool {
+    manager: Manager,
+    command: Command,
+}
+
+impl Tool {
+    /// Gets node and the package manager, where they are not there yet, and puts them in the step's environment.
+    fn new(build: &Build<'_>, step: &Step, node: &Node, dir: &Path, offline: bool) -> anyhow::Result<Self> {
+        let session = build.session;
+        let plain = environment::base(session.dirs, build.epoch);
+        let registry = Registry { dirs: session.dirs, env: &plain, offline: session.offline };
+        let bin = toolchain::node(build.planned.recipe, session.host, &registry)?;
+        let manager = manager(dir, &registry)?;
+        let mut env = environment::with_path(build.env(step, &[]), &bin);
+        if let Some(options) = &node.node_options {
+            env.insert("NODE_OPTIONS".to_owned(), options.into());
+        }
+        if offline {
+            env.insert("npm_config_offline".to_owned(), "true".into());
+            env.insert("YARN_ENABLE_NETWORK".to_owned(), "0".into());
+        }
+        let command = match &manager {
+            Manager::HostNpm => Command::new("npm", dir, &env),
+            Manager::Script { name, path, .. } => {
+                let env = environment::with_path(env, &shim(&build.work, name, path)?);
+                Command::new(bin.join("node"), dir, &env).arg(path)
+            }
+        };
+        Ok(Self { manager, command })
+    }
+
+    fn run(&self, words: &[&str]) -> Command {
+        self.command.clone().args(words.iter().copied())
+    }
+}
+
+/// Fetches the packages of the lock file into the manager's cache, without running anything of theirs.
+pub(super) fn dependencies(build: &Build<'_>, step: &Step, node: &Node, dir: &Path) -> anyhow::Result<Vec<Command>> {
+    let tool = Tool::new(build, step, node, dir, build.session.offline)?;
+    if !node.install {
+        return Ok(Vec::new());
+    }
+    Ok(vec![tool.run(match &tool.manager {
+        Manager::Script { name: "yarn", classic: true, .. } => {
+            &["install", "--frozen-lockfile", "--non-interactive", "--ignore-scripts"]
+        }
+        Manager::Script { name: "yarn", .. } => &["install", "--immutable", "--mode=skip-build"],
+        _ => &["ci", "--ignore-scripts"],
+    })])
+}
+
 pub(super) fn commands(build: &Build<'_>, step: &Step, node: &Node, dir: &Path) -> anyhow::Result<Vec<Command>> {
-    let session = build.session;
-    let mut env = build.env(step, &[]);
-    if let Some(options) = &node.node_options {
-        env.insert("NODE_OPTIONS".to_owned(), options.into());
-    }
-    if session.offline {
-        env.insert("npm_config_offline".to_owned(), "true".into());
-        env.insert("YARN_ENABLE_NETWORK".to_owned(), "0".into());
-    }
-    let plain = environment::base(session.dirs, build.epoch);
-    let registry = Registry { dirs: session.dirs, env: &plain, offline: session.offline };
-    let bin = toolchain::node(build.planned.recipe, session.host, &registry)?;
-    let manager = manager(dir, &registry)?;
-    env = environment::with_path(env, &bin);
-    let mut words = vec!["npm".to_owned()];
-    if let Manager::Script { name, path, .. } = &manager {
-        env = environment::with_path(env, &shim(&build.work, name, path)?);
-        words = vec![bin.join("node").to_string_lossy().into_owned(), path.to_string_lossy().into_owned()];
-    }
-    let command = |args: &[&str]| Command::new(&words[0], dir, &env).args(&words[1..]).args(args.iter().copied());
+    let tool = Tool::new(build, step, node, dir, true)?;
     let mut commands = Vec::new();
     if node.install {
-        commands.push(command(match &manager {
-            Manager::Script { name: "yarn", classic: true, .. } => &["install", "--frozen-lockfile", "--non-interactive"],
+        commands.push(tool.run(match &tool.manager {
+            Manager::Script { name: "yarn", classic: true, .. } => {
+                &["install", "--frozen-lockfile", "--non-interactive", "--offline"]
+            }
             Manager::Script { name: "yarn", .. } => &["install", "--immutable"],
             _ => &["ci"],
         }));
     }
-    commands.extend(node.run.iter().map(|script| command(&["run", &build.fill(script)])));
+    commands.extend(node.run.iter().map(|script| tool.run(&["run", &build.fill(script)])));
     Ok(commands)
 }
 

@@ -8,6 +8,7 @@ use crate::logs::Logs;
 use crate::outputs::{self, Output};
 use crate::plan::{self, Planned, State};
 use crate::progress::{bytes, seconds};
+use crate::schedule::{Resources, Scheduler, is_given_up, side_by_side};
 use crate::stack::Material;
 use crate::stack::lock::Source;
 use crate::stage::{self, ArchiveState, Piece, StageState};
@@ -83,6 +84,11 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         .iter()
         .flat_map(|planned| planned.recipe.steps.iter().map(|step| format!("{} {}", planned.recipe.name, step.name)));
     let ui = workshop.ui.clone().with_titles(titles.collect::<Vec<_>>().iter().map(String::as_str));
+    let total = Resources {
+        cores: u32::try_from(jobs(args)).unwrap_or(u32::MAX),
+        memory_mb: host::memory().map_or(u64::MAX, |bytes| bytes / 1_000_000),
+    };
+    let scheduler = Scheduler::new(total);
     let session = Session {
         stack: &workshop.stack,
         workspace: &workshop.workspace,
@@ -92,6 +98,7 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         host: &workshop.host,
         jobs: jobs(args),
         offline: args.network.offline,
+        scheduler: &scheduler,
     };
     let todo: Vec<_> = planned.iter().filter(|planned| planned.to_build()).collect();
     for planned in &todo {
@@ -100,16 +107,22 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         }
     }
     prepare(workshop, &session, &todo, args)?;
+    let results = side_by_side(&todo, |planned| {
+        let outcome = build::build(&session, planned);
+        if outcome.is_err() && args.fail_fast {
+            scheduler.give_up();
+        }
+        outcome
+    });
+    interrupt::check()?;
     let mut built: BTreeMap<&str, Output> = BTreeMap::new();
     let mut failures = Vec::new();
-    for planned in todo {
-        match build::build(&session, planned) {
+    for (planned, outcome) in todo.iter().zip(results) {
+        match outcome {
             Ok(output) => drop(built.insert(&planned.recipe.name, output)),
-            Err(error) if error::kind_of(&error) == Kind::Interrupted => return Err(error),
-            // The other components do not depend on this one: they are worth having when the next run comes.
+            Err(error) if is_given_up(&error) => {}
             Err(error) => failures.push(error),
         }
-        interrupt::check()?;
     }
     conclude(failures)?;
     let outputs = planned.iter().map(|planned| match &planned.state {
@@ -141,10 +154,11 @@ fn prepare(workshop: &Workshop, session: &Session<'_>, todo: &[&Planned<'_>], ar
     let recipes: Vec<_> = todo.iter().map(|planned| planned.recipe).collect();
     preflight::require(&workshop.preflight(&recipes, &[], args.install_missing)?)?;
     let archives = fetch_sources(workshop, todo, &args.network)?;
-    for planned in todo {
-        build::prepare(session, planned, archives.get(&planned.recipe.source).map(PathBuf::as_path))?;
-        interrupt::check()?;
-    }
+    let prepared = side_by_side(todo, |planned| {
+        build::prepare(session, planned, archives.get(&planned.recipe.source).map(PathBuf::as_path))
+    });
+    interrupt::check()?;
+    conclude(prepared.into_iter().filter_map(Result::err).collect())?;
     let bootstrap: Vec<_> = todo
         .iter()
         .filter(|planned| build::needs_bootstrap(session, planned))

@@ -86,10 +86,17 @@ impl Failed<'_> {
             && failures().all(|failure| matches!(failure, Failure::Offline | Failure::Absent(_)))
     }
 
+    /// Whether it is this machine that stands in the way.
+    fn is_local(&self) -> bool {
+        self.tries.iter().any(|(_, failure)| matches!(failure, Failure::Local(_)))
+    }
+
     /// One line for the step.
     pub(super) fn summary(&self) -> String {
         let what = if self.is_offline() {
             "is not in the store"
+        } else if self.is_local() {
+            "could not be stored"
         } else if self.is_wrong() {
             "came with wrong content"
         } else {
@@ -171,7 +178,7 @@ fn each(failed: &[Failed<'_>], count: usize, options: &Options) -> String {
     if failed.iter().any(Failed::is_wrong) {
         text += "\nif upstream really published something new under the same address, look at it, then change sha256 and size in vendor.lock";
     }
-    if !options.offline && failed.iter().any(|failed| !failed.is_wrong()) {
+    if !options.offline && failed.iter().any(|failed| !failed.is_wrong() && !failed.is_local()) {
         text += "\nif the archives can be had elsewhere, give the folder or address with --mirror FOLDER|URL";
     }
     text

@@ -1,12 +1,13 @@
 //! What a wrong download really is, and keeping it for a look.
 
 use super::account::Failure;
-use super::store::{Part, hex};
+use super::store::{CHUNK, Part};
 use super::{Pin, shown};
+use crate::fingerprint::hex;
 use crate::progress::{bytes, printable};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -90,24 +91,10 @@ fn title(text: &str, lower: &str) -> Option<String> {
     (!title.is_empty()).then_some(title)
 }
 
-/// The stream inside a packed archive.
-fn unpacked(path: &Path) -> io::Result<Box<dyn Read>> {
-    let mut file = File::open(path)?;
-    let mut head = [0; 6];
-    let count = file.read(&mut head)?;
-    let file = io::BufReader::with_capacity(128 * 1024, File::open(path)?);
-    Ok(match &head[..count] {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
-        [0xfd, b'7', ..] => Box::new(xz2::bufread::XzDecoder::new_multi_decoder(file)),
-        _ => Box::new(file),
-    })
-}
-
 /// The name of the first file or folder in an archive: usually `name-version/`, which tells another version.
 fn first_name(path: &Path) -> Option<String> {
-    let mut archive = tar::Archive::new(unpacked(path).ok()?);
-    let named = |entry: tar::Entry<'_, Box<dyn Read>>| {
+    let mut archive = tar::Archive::new(crate::unpack::stream(path).ok()?);
+    let named = |entry: tar::Entry<'_, Box<dyn Read + Send>>| {
         let comment = entry.header().entry_type() == tar::EntryType::XGlobalHeader;
         (!comment).then(|| printable(&String::from_utf8_lossy(&entry.path_bytes())))
     };
@@ -169,13 +156,13 @@ pub(super) fn repacked<'a>(tries: &'a [(String, Failure)], good: &Path) -> Vec<&
 }
 
 /// The hash of the stream inside a packed archive; nothing where it cannot be unpacked.
-fn inside(path: &Path) -> Option<Vec<u8>> {
-    let mut stream = unpacked(path).ok()?.take(COMPARE_BYTES);
+fn inside(path: &Path) -> Option<String> {
+    let mut stream = crate::unpack::stream(path).ok()?.take(COMPARE_BYTES);
     let mut hasher = Sha256::new();
-    let mut chunk = vec![0; super::store::CHUNK];
+    let mut chunk = vec![0; CHUNK];
     loop {
         match stream.read(&mut chunk).ok()? {
-            0 => return Some(hex(&hasher.finalize()).into_bytes()),
+            0 => return Some(hex(&hasher.finalize())),
             count => hasher.update(&chunk[..count]),
         }
     }

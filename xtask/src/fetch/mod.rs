@@ -7,7 +7,8 @@
 //! reported, and the report has every address with its reason. A wrong file is kept as evidence, with a guess at what it is.
 //!
 //! The store holds, for a pin of sha256 `H`: `H.tar.gz` (or the archive's own ending), `H.tar.gz.ok` (a fingerprint that
-//! saves hashing again, see [`store`]), and while it is on its way `H.part` with `H.part.json` (see [`http`]).
+//! saves hashing again, see [`store`]), while it is downloaded `H.part` with `H.part.json` (see [`http`]), and while it is
+//! copied from this machine `H.copy`.
 //!
 //! Left to others: what is pinned ([`crate::stack::lock`]), and what is in an archive ([`crate::unpack`]). Two runs in
 //! one build folder must be kept apart by the caller.
@@ -366,8 +367,9 @@ impl Fetch<'_> {
         let by_hash = format!("{}.", self.pin.sha256);
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let ours =
-                name == self.pin.sha256 || (name.starts_with(&by_hash) && !name.ends_with(".ok") && !name.contains(".part"));
+            let ours = name == self.pin.sha256
+                || (name.starts_with(&by_hash)
+                    && ![".ok", ".part", ".part.json", ".copy"].iter().any(|ending| name.ends_with(ending)));
             if ours && !names.contains(&name) {
                 names.insert(0, name);
             }
@@ -386,15 +388,16 @@ impl Fetch<'_> {
     fn file(&self, path: &Path) -> Result<PathBuf, Failure> {
         let mut from = std::fs::File::open(path).map_err(|error| Failure::Absent(format!("cannot be read: {error}")))?;
         let size = from.metadata().map_err(|error| Failure::Absent(format!("cannot be read: {error}")))?.len();
-        let mut part = self.store.part(self.pin).map_err(Failure::local)?;
-        let wrong = |what: String| Failure::Wrong { what: format!("{} {what}", path.display()), evidence: path.to_owned() };
         if self.pin.source.size.is_none_or(|pinned| pinned == size) {
-            part.copy_all(&mut from, |count| self.step.position(count)).map_err(Failure::local)?;
-            if part.sha256() == self.pin.sha256 {
-                return self.store.accept(self.pin, &part).map_err(Failure::local);
+            let mut copy = self.store.copy(self.pin).map_err(Failure::local)?;
+            let copied = copy.copy_all(&mut from, |count| self.step.position(count));
+            if copied.is_ok() && copy.sha256() == self.pin.sha256 {
+                return self.store.accept(self.pin, &copy).map_err(Failure::local);
             }
+            copy.discard();
+            copied.map_err(Failure::local)?;
         }
-        part.discard();
-        Err(wrong(evidence::diagnose(path, size, self.pin)))
+        let what = format!("{} {}", path.display(), evidence::diagnose(path, size, self.pin));
+        Err(Failure::Wrong { what, evidence: path.to_owned() })
     }
 }

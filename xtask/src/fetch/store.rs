@@ -5,6 +5,7 @@
 //! archive is hashed again. Bits that rot without any write are found by unpacking: gzip, bzip2 and xz have checksums.
 
 use super::Pin;
+use crate::fingerprint::{hash_file, hex};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -86,7 +87,7 @@ impl Store {
         if Fingerprint::read(&path).is_some_and(|known| known == now) && pin.source.size.is_none_or(|size| size == now.size) {
             return State::Whole(path);
         }
-        match hash(&path) {
+        match hash_file(&path) {
             Ok(found) if found == pin.sha256 => {
                 Fingerprint::write(&path);
                 State::Whole(path)
@@ -105,6 +106,11 @@ impl Store {
     /// The unfinished download of an archive, as an earlier run left it or new.
     pub(super) fn part(&self, pin: &Pin<'_>) -> io::Result<Part> {
         Part::open(self.folder.join(format!("{}.part", pin.sha256)))
+    }
+
+    /// A new, empty copy of an archive of this machine, apart from what a download may have left to go on with.
+    pub(super) fn copy(&self, pin: &Pin<'_>) -> io::Result<Part> {
+        Part::open(self.folder.join(format!("{}.copy", pin.sha256)))
     }
 
     /// Takes a part whose content was found right: synced, then renamed, so that the name never stands for less.
@@ -139,11 +145,7 @@ pub(super) struct Part {
 impl Part {
     fn open(path: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        let mut part = Self { path, file, hasher: Sha256::new(), length: 0 };
-        if part.note().is_none() {
-            part.restart()?;
-        }
-        Ok(part)
+        Ok(Self { path, file, hasher: Sha256::new(), length: 0 })
     }
 
     fn note_path(&self) -> PathBuf {
@@ -240,25 +242,4 @@ fn each_chunk(file: &mut File, mut take: impl FnMut(&[u8]) -> io::Result<()>) ->
             Err(error) => return Err(error),
         }
     }
-}
-
-/// SHA-256 of a file in lower-case hexadecimal digits.
-pub(super) fn hash(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    each_chunk(&mut file, |chunk| {
-        hasher.update(chunk);
-        Ok(())
-    })?;
-    Ok(hex(&hasher.finalize()))
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -119,6 +119,8 @@ fn a_hunk_moves_only_to_the_one_place_where_it_fits_exactly() {
     Place::with(&[("ten", &format!("0\n{TEN}8\n"))]).refused(&twice, "hunk 2 of 2");
     let place = Place::with(&[("ten", &format!("0\n{TEN}"))]);
     assert_eq!(place.apply(&twice).unwrap().moved.len(), 2);
+    // Not even when they seem to fit.
+    Place::with(&[("ten", &format!("0\n{}", TEN.replace('7', "8")))]).refused(&twice, "hunk 2 of 2");
     let insert = "--- a/ten\n+++ b/ten\n@@ -2,0 +3 @@\n+new\n";
     let place = Place::with(&[("ten", TEN)]);
     place.apply(insert).unwrap();

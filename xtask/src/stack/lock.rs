@@ -74,7 +74,7 @@ impl Source {
 
 /// The ending that says how an archive is packed, dot included; empty where the name has none that is known.
 pub fn archive_ending(file_name: &str) -> &'static str {
-    const ENDINGS: [&str; 8] = [".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar"];
+    const ENDINGS: [&str; 7] = [".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar"];
     ENDINGS.into_iter().find(|ending| file_name.ends_with(ending)).unwrap_or("")
 }
 

@@ -29,7 +29,7 @@ fn archive(version: &str) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    store::hex(&Sha256::digest(bytes))
+    crate::fingerprint::hex(&Sha256::digest(bytes))
 }
 
 impl Place {
@@ -476,6 +476,26 @@ fn a_wrong_file_in_a_mirror_folder_is_told_and_passed_over() {
     place.fails(&[url.replace(' ', "%20")], Kind::Integrity, &["thing-1.2.tar.gz is a gzip file", "wrong content"]);
     std::fs::write(folder.join("thing-1.2.tar.gz"), &place.archive).unwrap();
     place.fetch(&[url.replace(' ', "%20")]).unwrap();
+}
+
+#[test]
+fn a_mirror_folder_of_no_use_does_not_cost_the_part_of_a_download() {
+    let place = Place::new();
+    let server = serve(&place, |request, archive| match request.number {
+        0..3 => Answer::ranged(request, archive, "\"one\"").cut(1000),
+        _ => Answer::ranged(request, archive, "\"one\""),
+    });
+    let source = place.source("thing", &[server.url("v1.2.tar.gz")]);
+    place.fetch(&source.urls).unwrap_err();
+    let mut options = place.options();
+    let mut wrong = place.archive.clone();
+    wrong[77] ^= 1;
+    std::fs::create_dir_all(place.folder.path().join("mirror")).unwrap();
+    std::fs::write(place.folder.path().join("mirror/v1.2.tar.gz"), wrong).unwrap();
+    options.mirrors = vec![Mirror::Folder(place.folder.path().join("mirror"))];
+    place.fetch_with(&[source], &options).unwrap();
+    assert_eq!(server.requests()[3].header("range"), Some("bytes=3000-"));
+    assert_eq!(place.in_store().len(), 2, "{:?}", place.in_store());
 }
 
 #[test]

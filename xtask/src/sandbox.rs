@@ -1,0 +1,108 @@
+//! Compiles without network: what a build needs is fetched by steps of its own, and whatever else tries to reach out fails.
+//!
+//! On Linux a command without network runs in a network namespace of its own, which an unprivileged user can have too
+//! (through a user namespace, in which he is still himself). It is entered by running this program again
+//! ([`enter`]), because between fork and exec next to nothing may be done. Only loopback is there, and it is a fresh one: a
+//! daemon of the host cannot be reached either. Where there are no such namespaces (macOS, some containers), the tools' own
+//! offline switches have to do; they are set in any case.
+
+use crate::error::{Kind, WithKind as _};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+/// The hidden command that [`enter`] is.
+pub const COMMAND: &str = "without-network";
+
+/// This program, if it can take a command's network away on this machine.
+pub static PROGRAM: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    // In a unit test "this program" is the test program, which would take the words for names of tests and run itself
+    // without end. The integration tests have the real one.
+    if cfg!(test) {
+        return None;
+    }
+    let program = std::env::current_exe().ok()?;
+    let mut probe = std::process::Command::new(&program);
+    probe.args([COMMAND, "true"]).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    probe.status().is_ok_and(|status| status.success()).then_some(program)
+});
+
+/// What a command says whose network was taken away.
+const COMPLAINTS: [&str; 14] = [
+    "Network is unreachable",
+    "network is unreachable",
+    "Connection refused",
+    "connection refused",
+    "Could not resolve",
+    "ould not resolve host",
+    "getaddrinfo",
+    "EAI_AGAIN",
+    "ENETUNREACH",
+    "ECONNREFUSED",
+    "ENOTCACHED",
+    "Temporary failure in name resolution",
+    "module lookup disabled by GOPROXY=off",
+    "YN0081",
+];
+
+/// Whether a line of output is the complaint of a tool that wanted the network.
+pub fn is_complaint(line: &str) -> bool {
+    COMPLAINTS.iter().any(|complaint| line.contains(complaint))
+}
+
+/// Becomes `words[0]` with the arguments that follow, without network. Returns only on failure.
+///
+/// # Errors
+/// When there is no such namespace to be had here, or the command cannot be started.
+pub fn enter(words: &[OsString]) -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    let (program, args) = words.split_first().ok_or_else(|| Kind::Usage.error(format!("{COMMAND} needs a command")))?;
+    os::close_network().kind(Kind::Compile, || "cannot take the network away".to_owned())?;
+    let error = std::process::Command::new(program).args(args).exec();
+    Err(Kind::Compile.error(format!("cannot start {}: {error}", program.display())))
+}
+
+#[cfg(target_os = "linux")]
+mod os {
+    use rustix::process::{getegid, geteuid};
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+    /// Moves this process, which must have one thread only, into namespaces without network.
+    pub fn close_network() -> anyhow::Result<()> {
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        // SAFETY: the call is unsafe for CLONE_FILES, which would part this thread's descriptors from the others'.
+        #[expect(unsafe_code, reason = "rustix has no safe form of it; the flags given here are harmless")]
+        unsafe {
+            unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
+        }
+        // Everybody stays who he is: programs that behave differently as root do so inside as outside.
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+        std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+        // Test servers and build daemons talk to themselves over loopback, which is down in a new namespace.
+        raise_loopback()
+    }
+
+    fn raise_loopback() -> anyhow::Result<()> {
+        use std::os::fd::AsRawFd as _;
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        #[expect(unsafe_code, reason = "no library in use has this ioctl")]
+        // SAFETY: the request is a plain structure whose name is terminated by the zeros that it is filled with.
+        let outcome = unsafe {
+            let mut request: libc::ifreq = std::mem::zeroed();
+            request.ifr_name[0] = b'l'.cast_signed();
+            request.ifr_name[1] = b'o'.cast_signed();
+            request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+            libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request)
+        };
+        if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod os {
+    /// There is nothing of the kind here.
+    pub fn close_network() -> anyhow::Result<()> {
+        anyhow::bail!("this system has no network namespaces")
+    }
+}
