@@ -27,6 +27,8 @@ pub enum Command {
     Fetch(Fetch),
     /// Print what `package` would do, in order, and why
     Plan(Plan),
+    /// Tell what a component depends on, and what of it changed since it was built last
+    Explain(Explain),
     /// Check this machine for everything that a build needs, and print all findings
     Doctor(Doctor),
     /// Remove what earlier runs have made
@@ -35,6 +37,9 @@ pub enum Command {
     Ci(Ci),
     /// Measure archive and rebuild times against common tools, as ratios
     Bench(Bench),
+    /// Check the pins in vendor.lock, or pin another version
+    #[command(subcommand)]
+    Lock(Lock),
     /// Run a command without network (what compile steps are wrapped in)
     #[command(hide = true, name = crate::sandbox::COMMAND)]
     WithoutNetwork {
@@ -112,6 +117,9 @@ pub struct Package {
     /// How many jobs a build tool may run at once [default: the cores of this machine]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
+    /// If another run works in the build folder, leave instead of waiting for its end
+    #[arg(long)]
+    pub no_wait: bool,
     /// When a component fails, begin no further step (otherwise the others are finished, to be there for the next run)
     #[arg(long)]
     pub fail_fast: bool,
@@ -127,11 +135,23 @@ pub struct Fetch {
     pub common: Common,
     #[command(flatten)]
     pub network: Network,
+    /// If another run works in the build folder, leave instead of waiting for its end
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 /// Print what `package` would do.
 #[derive(Args, Debug)]
 pub struct Plan {
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Tell what a component depends on.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The component
+    pub name: String,
     #[command(flatten)]
     pub common: Common,
 }
@@ -185,4 +205,44 @@ pub struct Bench {
     /// How often each command is run
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub runs: u8,
+}
+
+/// What can be done with the pins.
+#[derive(Debug, Subcommand)]
+pub enum Lock {
+    /// Find what cannot be right in vendor.lock, and what was changed by half since the last commit
+    Check(LockCheck),
+    /// Pin another version of a source: fetch it, hash it, show what changed, rewrite its entry
+    Bump(LockBump),
+}
+
+/// Find what cannot be right in the lock.
+#[derive(Args, Debug)]
+pub struct LockCheck {
+    /// Folder with vendor.lock [default: the repository's root]
+    #[arg(long, value_name = "DIR")]
+    pub stack: Option<PathBuf>,
+    /// The commit whose vendor.lock is taken for comparison [default: HEAD, where git knows the file]
+    #[arg(long, value_name = "COMMIT")]
+    pub against: Option<String>,
+}
+
+/// Pin another version.
+#[derive(Args, Debug)]
+#[command(mut_arg("only", |arg| arg.hide(true)))]
+pub struct LockBump {
+    /// The source, as vendor.lock names it
+    pub name: String,
+    /// Its new version, as vendor.lock writes it. The present one again checks the pin and adds what the entry lacks
+    pub version: String,
+    /// Fetch, hash and show, but leave vendor.lock as it is
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub network: Network,
+    /// If another run works in the build folder, leave instead of waiting for its end
+    #[arg(long)]
+    pub no_wait: bool,
 }

@@ -12,6 +12,7 @@ mod environment;
 mod error;
 mod fetch;
 mod fingerprint;
+mod history;
 mod host;
 mod interrupt;
 mod logs;
@@ -44,10 +45,12 @@ fn main() -> ExitCode {
         Command::Package(args) => commands::package::run(args),
         Command::Fetch(args) => commands::fetch::run(args),
         Command::Plan(args) => commands::plan::run(args),
+        Command::Explain(args) => commands::explain::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Clean(args) => commands::clean::run(args),
         Command::Ci(args) => commands::ci::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Lock(command) => commands::lock::run(command),
         Command::WithoutNetwork { .. } => Ok(()),
     });
     match outcome {

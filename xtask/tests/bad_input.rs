@@ -200,6 +200,9 @@ fn a_failing_compile_shows_the_first_error_the_command_and_the_log() {
     place.write("stack/thing/Makefile", "all:\n\tfalse\n");
     let text = place.xtask(&["package", "--skip-build"]).good();
     assert!(text.contains("source changed"), "{text}");
+    let text = place.xtask(&["explain", "thing"]).good();
+    assert!(text.contains("thing has to be built: source changed") && text.contains("last built with"), "{text}");
+    assert!(fs::read_to_string(place.path("build/timings.html")).unwrap().contains("<b>compile</b>"));
     assert_eq!(fs::read_to_string(place.tree().join("bin/thing")).unwrap(), "made\n");
 }
 
@@ -328,6 +331,7 @@ fn a_second_run_on_the_same_build_folder_waits_and_says_for_whom() {
     let place = compiled("");
     let (first, _) = endless(&place);
     place.write("stack/thing/Makefile", GOOD_MAKEFILE);
+    place.xtask(&["package", "--no-wait"]).bad(1, &[&format!("process {}", first.id())]);
     let mut second = place.command(&["package"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(second.stderr.take().unwrap()), &mut said).unwrap();

@@ -273,6 +273,8 @@ impl Log {
     /// Writes as much as goes; how much went.
     fn put(&mut self, bytes: &[u8]) -> usize {
         let Some(file) = &self.file else { return 0 };
+        // Somebody may have emptied the file under us.
+        self.size = self.size.min(file.metadata().map_or(self.size, |meta| meta.len()));
         let mut done = 0;
         while done < bytes.len() {
             match file.write_at(&bytes[done..], self.size + done as u64) {

@@ -17,6 +17,7 @@ pub use prepare::{needs_bootstrap, newest_mtime, prepare, source_files};
 use crate::dirs::Dirs;
 use crate::environment::{self, Environment};
 use crate::error::Kind;
+use crate::history::History;
 use crate::host::Host;
 use crate::logs::{ComponentLog, Logs};
 use crate::outputs::{self, Output, StepCost};
@@ -28,7 +29,7 @@ use crate::stack::recipe::{Action, Step};
 use crate::stack::{Material, Stack};
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What all components of a run share.
 pub struct Session<'a> {
@@ -50,6 +51,8 @@ pub struct Session<'a> {
     pub offline: bool,
     /// Who may run when.
     pub scheduler: &'a Scheduler,
+    /// What the steps cost.
+    pub history: &'a History,
 }
 
 /// One component while it is compiled.
@@ -145,8 +148,11 @@ impl Build<'_> {
         let name = &self.planned.recipe.name;
         let shown = self.session.ui.step(name, what);
         shown.announce();
+        let begin = Instant::now();
         let run = |total: Cost, command: &Command| command.run(&shown, log).map(|cost| total.then(cost));
-        match commands.iter().try_fold(Cost::default(), run) {
+        let outcome = commands.iter().try_fold(Cost::default(), run);
+        self.session.history.add(name, what, begin, outcome.as_ref().ok().copied());
+        match outcome {
             Ok(cost) => {
                 shown.done(&format!("cpu {}, peak {}", progress::seconds(cost.cpu), progress::bytes(cost.peak)));
                 Ok(cost)

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub fn run(args: &cli::Clean) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
     let dirs = &workshop.dirs;
-    let lock = workshop.lock()?;
+    let lock = workshop.lock(true)?;
     let mut targets = Vec::new();
     if args.common.only.is_empty() {
         targets.extend(["work", "outputs", "state", "logs", "tmp", "home"].map(|name| dirs.build.join(name)));
@@ -25,7 +25,8 @@ pub fn run(args: &cli::Clean) -> anyhow::Result<()> {
     }
     if args.all {
         targets.extend(
-            ["sources", "rejected", "toolchains", "cache", "build.log", "build.log.1"].map(|name| dirs.build.join(name)),
+            ["sources", "rejected", "toolchains", "cache", "history", "timings.html", "build.log", "build.log.1"]
+                .map(|name| dirs.build.join(name)),
         );
         targets.extend(bundles(&dirs.dist));
     }

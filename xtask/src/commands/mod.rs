@@ -4,7 +4,9 @@ pub mod bench;
 pub mod ci;
 pub mod clean;
 pub mod doctor;
+pub mod explain;
 pub mod fetch;
+pub mod lock;
 pub mod package;
 pub mod plan;
 
@@ -57,11 +59,11 @@ impl Workshop {
         Ok(Self { workspace, stack, dirs, host: Host::default(), ui: Ui::new(common.talk.verbosity()) })
     }
 
-    /// Makes the build folder this run's own until the lock is dropped; waits for another run on it.
+    /// Makes the build folder this run's own until the lock is dropped; waits for another run on it, if it may.
     ///
     /// # Errors
-    /// When the folder cannot be made or locked.
-    pub fn lock(&self) -> anyhow::Result<File> {
+    /// When the folder cannot be made or locked, or another run has it and there is to be no waiting.
+    pub fn lock(&self, wait: bool) -> anyhow::Result<File> {
         self.dirs.make()?;
         let path = self.dirs.build.join("lock");
         let open = || File::options().create(true).read(true).write(true).truncate(false).open(&path);
@@ -72,11 +74,13 @@ impl Workshop {
                 let mut owner = String::new();
                 // Who holds it is only a help for the person who waits.
                 let _ = file.read_to_string(&mut owner);
-                self.ui.line(&format!(
-                    "  waiting for process {} to end its work in {}",
-                    owner.trim(),
-                    self.dirs.build.display()
-                ));
+                let owner = owner.trim();
+                if !wait {
+                    return Err(
+                        Kind::Other.error(format!("process {owner} works in {} (--no-wait)", self.dirs.build.display()))
+                    );
+                }
+                self.ui.line(&format!("  waiting for process {owner} to end its work in {}", self.dirs.build.display()));
                 file.lock().kind(Kind::Stage, || format!("cannot lock {}", path.display()))?;
             }
             Err(TryLockError::Error(error)) => {

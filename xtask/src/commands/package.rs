@@ -4,6 +4,7 @@ use super::Workshop;
 use crate::build::{self, Session};
 use crate::cli;
 use crate::error::{self, Kind, WithKind as _};
+use crate::history::History;
 use crate::logs::Logs;
 use crate::outputs::{self, Output};
 use crate::plan::{self, Planned, State};
@@ -25,7 +26,7 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let recipes = workshop.stack.select(&args.common.only)?;
     let partial = recipes.len() < workshop.stack.recipes.len();
     let bundle = stage::bundle_name(&workshop.stack, partial);
-    let _lock = workshop.lock()?;
+    let _lock = workshop.lock(!args.no_wait)?;
     let planned = plan::plan(&workshop.stack, &recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
     let built = if args.skip_build { compiled_before(&workshop, &planned)? } else { compile(&workshop, &planned, args)? };
     let pieces: Vec<_> = planned.iter().zip(built).map(|(planned, output)| Piece { planned, output }).collect();
@@ -89,6 +90,7 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         memory_mb: host::memory().map_or(u64::MAX, |bytes| bytes / 1_000_000),
     };
     let scheduler = Scheduler::new(total);
+    let history = History::begin();
     let session = Session {
         stack: &workshop.stack,
         workspace: &workshop.workspace,
@@ -99,6 +101,7 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         jobs: jobs(args),
         offline: args.network.offline,
         scheduler: &scheduler,
+        history: &history,
     };
     let todo: Vec<_> = planned.iter().filter(|planned| planned.to_build()).collect();
     for planned in &todo {
@@ -114,6 +117,9 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         }
         outcome
     });
+    if let Some(table) = history.end(&workshop.dirs.build, &stage::bundle_name(&workshop.stack, false))? {
+        ui.line(&format!("{table}\n  as a page: {}", workshop.dirs.build.join("timings.html").display()));
+    }
     interrupt::check()?;
     let mut built: BTreeMap<&str, Output> = BTreeMap::new();
     let mut failures = Vec::new();

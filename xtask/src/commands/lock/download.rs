@@ -1,0 +1,346 @@
+//! An archive whose hash nobody knows yet, from every address that has it.
+//!
+//! [`crate::fetch`] takes only what is pinned; here the pin is about to be made. What the first address gives is trusted
+//! for that (on first use), unless another one gives something else: then nothing is. No archive counts that cannot be
+//! unpacked, so an error page is never pinned. Plain http counts from this very machine only.
+
+use crate::error::{Kind, kind_of};
+use crate::fetch::{Mirror, Retry};
+use crate::progress::{Step, Ui, bytes};
+use crate::stack::lock::{Source, tree_hash};
+use crate::{cli, fingerprint, unpack};
+use anyhow::Context as _;
+use reqwest::blocking::Client;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
+use reqwest::{StatusCode, Url, redirect};
+use sha2::{Digest as _, Sha256};
+use std::error::Error;
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::path::{Path, PathBuf};
+
+/// More redirects than any release page needs.
+const MAX_REDIRECTS: usize = 5;
+
+/// No archive may be larger, in bytes: what serves without end must not fill the disk.
+const MAX_SIZE: u64 = 4 * 1024 * 1024 * 1024;
+
+/// How much is read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// An archive that is now known.
+pub(super) struct Archive {
+    /// SHA-256 of the file.
+    pub(super) sha256: String,
+    /// Bytes.
+    pub(super) size: u64,
+    /// The file.
+    pub(super) path: PathBuf,
+    /// What it holds.
+    pub(super) tree: PathBuf,
+    /// [`tree_hash`] of that.
+    pub(super) tree_sha256: String,
+    /// The addresses that gave it.
+    pub(super) from: Vec<String>,
+}
+
+/// Asks every address of `source` and every mirror; gives the archive that all who answered agree on, and what kept the
+/// others from answering.
+///
+/// # Errors
+/// [`Kind::Fetch`] when no address has it, [`Kind::Integrity`] when what came is no archive, or not everywhere the same.
+pub(super) fn get(
+    source: &Source,
+    network: &cli::Network,
+    scratch: &Path,
+    ui: &Ui,
+) -> anyhow::Result<(Archive, Vec<(String, String)>)> {
+    let step = ui.step(&source.name, "fetch");
+    step.announce();
+    let getter = Getter::new(network)?;
+    let mut archives: Vec<Archive> = Vec::new();
+    let mut failed = Vec::new();
+    let mut wrong = 0;
+    for (at, place) in places(source, network).into_iter().enumerate() {
+        let shown = place.shown();
+        step.message(&shown);
+        let path = scratch.join(format!("archive-{at}"));
+        let (size, sha256) = match getter.copy(&place, &path, &step) {
+            Ok(came) => came,
+            Err(Trouble::Disk(error)) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
+            Err(Trouble::Final(why) | Trouble::Passing(why)) => {
+                failed.push((shown, why));
+                continue;
+            }
+        };
+        if let Some(known) = archives.iter_mut().find(|known| known.sha256 == sha256) {
+            known.from.push(shown);
+            continue;
+        }
+        let tree = scratch.join(format!("tree-{at}"));
+        match unpack::unpack(&path, &tree) {
+            Ok(_) => {
+                let tree_sha256 = tree_hash(&fingerprint::scan(&tree)?);
+                archives.push(Archive { sha256, size, path, tree, tree_sha256, from: vec![shown] });
+            }
+            Err(error) if kind_of(&error) == Kind::Integrity => {
+                wrong += 1;
+                failed.push((shown, format!("gave no usable archive: {error:#}")));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match archives.len() {
+        0 => Err(none(source, &failed, wrong, network.offline)),
+        1 => {
+            let archive = archives.remove(0);
+            step.done(&format!("{}, {} from {}", source.version, bytes(archive.size), archive.from.join(", ")));
+            Ok((archive, failed))
+        }
+        _ => Err(disagreement(source, &archives)),
+    }
+}
+
+fn none(source: &Source, failed: &[(String, String)], wrong: usize, offline: bool) -> anyhow::Error {
+    let kind = if wrong > 0 { Kind::Integrity } else { Kind::Fetch };
+    let list: String = failed.iter().map(|(address, why)| format!("\n  {address}: {why}")).collect();
+    let file = source.file_names().into_iter().next().unwrap_or_default();
+    kind.error(format!(
+        "cannot get {} {} from any address:{list}\nif the version is right, change the addresses in vendor.lock by hand \
+         first, or give a folder that has {file} with --mirror FOLDER; {}",
+        source.name,
+        source.version,
+        if offline { "or leave out --offline" } else { "behind a proxy set HTTPS_PROXY=http://HOST:PORT" }
+    ))
+}
+
+fn disagreement(source: &Source, archives: &[Archive]) -> anyhow::Error {
+    let list: String =
+        archives.iter().map(|one| format!("\n  sha256 {}, {} bytes: {}", one.sha256, one.size, one.from.join(", "))).collect();
+    let same = archives.iter().all(|one| one.tree_sha256 == archives[0].tree_sha256);
+    let what = if same { "though what they unpack to is the same" } else { "and they unpack to different trees" };
+    Kind::Integrity.error(format!(
+        "cannot pin {} {}: the addresses give different archives, {what}:{list}\nleave the address that is not to be \
+         trusted out of vendor.lock (or the mirror off the command line), and run this again",
+        source.name, source.version
+    ))
+}
+
+/// Where the archive may be.
+enum Place {
+    /// A mirror's folder, and the names that may be the archive's there.
+    Folder(PathBuf, Vec<String>),
+    File(PathBuf),
+    Url(Url),
+    /// One that is not asked, and why.
+    Refused(String, String),
+}
+
+impl Place {
+    fn parse(address: &str) -> Self {
+        let refused = |why: &str| Self::Refused(address.to_owned(), why.to_owned());
+        match Url::parse(address) {
+            Ok(url) if url.scheme() == "file" => url.to_file_path().map_or_else(|()| refused("names no file"), Self::File),
+            Ok(url) if url.scheme() == "https" || is_loopback(&url) => Self::Url(url),
+            Ok(_) => refused("is not https: what it gives cannot be trusted without a hash"),
+            Err(error) => refused(&format!("is no address: {error}")),
+        }
+    }
+
+    /// For people, without what may be secret.
+    fn shown(&self) -> String {
+        match self {
+            Self::Folder(path, _) | Self::File(path) => path.display().to_string(),
+            Self::Url(url) => shown(url),
+            Self::Refused(address, _) => address.clone(),
+        }
+    }
+}
+
+/// All places, mirrors first.
+fn places(source: &Source, network: &cli::Network) -> Vec<Place> {
+    // A tag's archive is called only by its version, as is that of any other project: without a hash a mirror's file is
+    // taken only when its name has the source's.
+    let mut names = source.file_names();
+    names.retain(|name| name.to_lowercase().contains(&source.name));
+    let mut all = Vec::new();
+    for mirror in &network.mirrors {
+        match mirror {
+            Mirror::Folder(folder) => all.push(Place::Folder(folder.clone(), names.clone())),
+            Mirror::Url(base) => all.extend(names.iter().map(|name| match Place::parse(base) {
+                Place::Url(mut url) => {
+                    if let Ok(mut parts) = url.path_segments_mut() {
+                        parts.pop_if_empty().push(name);
+                    }
+                    Place::Url(url)
+                }
+                other => other,
+            })),
+        }
+    }
+    all.extend(source.urls.iter().map(|url| Place::parse(url)));
+    all
+}
+
+fn is_loopback(url: &Url) -> bool {
+    url.scheme() == "http" && matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"))
+}
+
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // These fail only for addresses that can have no user.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.to_string()
+}
+
+/// What kept an address from giving the archive.
+enum Trouble {
+    /// May pass by itself.
+    Passing(String),
+    Final(String),
+    Disk(std::io::Error),
+}
+
+/// The way to the network; none when offline.
+struct Getter {
+    http: Option<Client>,
+    retry: Retry,
+}
+
+impl Getter {
+    fn new(network: &cli::Network) -> anyhow::Result<Self> {
+        let retry = Retry::default();
+        if network.offline {
+            return Ok(Self { http: None, retry });
+        }
+        // Fails only when a provider is there already, which is as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let policy = redirect::Policy::custom(|attempt| {
+            if attempt.previous().len() > MAX_REDIRECTS {
+                attempt.error(format!("is redirected more than {MAX_REDIRECTS} times"))
+            } else if attempt.url().scheme() == "https"
+                || (is_loopback(attempt.url()) && attempt.previous().iter().all(is_loopback))
+            {
+                attempt.follow()
+            } else {
+                let to = shown(attempt.url());
+                attempt.error(format!("is redirected to {to}, which is not https: anyone on the way could change it"))
+            }
+        });
+        let http = Client::builder()
+            .user_agent(concat!("dkumonitor-xtask/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(retry.connect)
+            // Of the blocking client this is for each wait by itself, not for the whole download.
+            .timeout(retry.stall)
+            .redirect(policy)
+            .build()
+            .context("cannot set up TLS; install ca-certificates or let SSL_CERT_FILE name a file of root certificates")?;
+        Ok(Self { http: Some(http), retry })
+    }
+
+    /// Copies what is at `place` to `path`; gives its size and hash.
+    fn copy(&self, place: &Place, path: &Path, step: &Step) -> Result<(u64, String), Trouble> {
+        let local = |from: &Path| match File::open(from) {
+            Ok(file) => save(file, None, path, step, &|error| Trouble::Final(format!("cannot be read: {error}"))),
+            Err(error) => Err(Trouble::Final(format!("cannot be read: {error}"))),
+        };
+        match place {
+            Place::Refused(_, why) => Err(Trouble::Final(why.clone())),
+            Place::File(from) => local(from),
+            Place::Folder(folder, names) => match names.iter().map(|name| folder.join(name)).find(|from| from.is_file()) {
+                Some(from) => local(&from),
+                None => Err(Trouble::Final(format!("has none of {}", names.join(", ")))),
+            },
+            Place::Url(url) => {
+                let Some(http) = &self.http else { return Err(Trouble::Final("not tried (--offline)".to_owned())) };
+                self.patiently(|| download(http, url, path, step), step)
+            }
+        }
+    }
+
+    /// Tries again what may pass by itself.
+    fn patiently<T>(&self, attempt: impl Fn() -> Result<T, Trouble>, step: &Step) -> Result<T, Trouble> {
+        let mut pause = self.retry.first_pause;
+        for _ in 1..self.retry.attempts {
+            match attempt() {
+                Err(Trouble::Passing(why)) => {
+                    step.message(&format!("{why}; again in {:.0} s", pause.as_secs_f32()));
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(self.retry.longest_pause);
+                }
+                other => return other,
+            }
+        }
+        let times = self.retry.attempts;
+        attempt().map_err(|trouble| match trouble {
+            Trouble::Passing(why) => Trouble::Final(format!("{why} (tried {times} times)")),
+            other => other,
+        })
+    }
+}
+
+fn download(http: &Client, url: &Url, path: &Path, step: &Step) -> Result<(u64, String), Trouble> {
+    let request = http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+    let response = request.send().map_err(|error| {
+        // Whom we cannot connect to within seconds is not worth more of them; this is also what TLS fails with.
+        let lasting = error.is_connect() || error.is_redirect();
+        let why = chain(&error.without_url());
+        if lasting { Trouble::Final(why) } else { Trouble::Passing(why) }
+    })?;
+    match response.status() {
+        StatusCode::OK => {}
+        status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
+            return Err(Trouble::Passing(format!("HTTP {status}")));
+        }
+        status if status.is_server_error() => return Err(Trouble::Passing(format!("HTTP {status}"))),
+        status => return Err(Trouble::Final(format!("HTTP {status}"))),
+    }
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    save(response, length, path, step, &|error| Trouble::Passing(format!("was cut or stalled: {}", chain(error))))
+}
+
+/// Writes what comes to `path`, and hashes it on the way.
+fn save(
+    mut from: impl Read,
+    length: Option<u64>,
+    path: &Path,
+    step: &Step,
+    broken: &dyn Fn(&std::io::Error) -> Trouble,
+) -> Result<(u64, String), Trouble> {
+    let mut file = File::create(path).map_err(Trouble::Disk)?;
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    let mut size = 0;
+    step.length(length);
+    loop {
+        let count = match from.read(&mut chunk) {
+            Ok(0) => return Ok((size, fingerprint::hex(&hash.finalize()))),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(broken(&error)),
+        };
+        hash.update(&chunk[..count]);
+        file.write_all(&chunk[..count]).map_err(Trouble::Disk)?;
+        size += count as u64;
+        if size > MAX_SIZE {
+            return Err(Trouble::Final(format!("gives more than {}", bytes(MAX_SIZE))));
+        }
+        step.position(size);
+    }
+}
+
+/// An error with its causes, without what they repeat of each other.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
