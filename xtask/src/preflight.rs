@@ -91,7 +91,9 @@ pub fn look(tool: &str, oldest: Option<&str>, users: &[&str], host: &Host) -> Fi
     let state = match (host.tool(tool), oldest) {
         (None, _) => Err("is not on PATH".to_owned()),
         (Some(found), Some(oldest)) if !host::at_least(&found.version, oldest) => {
-            Err(format!("is {} at {}, which is older than {oldest}", found.version, found.path.display()))
+            // A distribution's own package may be just as old; then only the tool's makers have a newer one.
+            let newer = if tool == "go" { "; if the package is too old as well, take one from https://go.dev/dl" } else { "" };
+            Err(format!("is {} at {}, which is older than {oldest}{newer}", found.version, found.path.display()))
         }
         (Some(found), _) => Ok(format!("{} at {}", found.version, found.path.display())),
     };

@@ -35,6 +35,9 @@ pub fn run(args: &cli::Ci) -> anyhow::Result<()> {
     } else {
         eprintln!("── licences of crates: passed over, cargo-deny is not installed (cargo install cargo-deny)");
     }
+    let this = std::env::current_exe()?;
+    check("the lock", cmd!(shell, "{this} lock check"))?;
+    check("the lock of the miniature stack", cmd!(shell, "{this} lock check --stack examples/ministack"))?;
     check("tests", cmd!(shell, "cargo test --workspace --locked"))?;
     eprintln!("all green");
     Ok(())
