@@ -129,14 +129,19 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// Does something for each item on as many threads as there are items; the results stand in the items' order.
+/// Does something for each item on as many threads as there are items, or as can be had; the results stand in the items'
+/// order.
 pub fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let work = &work;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, R>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let begin = |item| std::thread::Builder::new().spawn_scoped(scope, move || work(item)).map_err(|_| item);
+        let threads: Vec<_> = items.iter().map(begin).collect();
+        let end = |thread| match thread {
+            Ok(thread) => std::thread::ScopedJoinHandle::join(thread).unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // No thread was to be had; this one has time.
+            Err(item) => work(item),
         };
-        threads.into_iter().map(join).collect()
+        threads.into_iter().map(end).collect()
     })
 }
 

@@ -143,8 +143,14 @@ impl Command {
         let group = interrupt::Group::enter(child.id());
         let (sender, events) = mpsc::channel();
         let lines = sender.clone();
-        std::thread::spawn(move || read_lines(reader, &lines));
-        std::thread::spawn(move || sender.send(Event::Exited(child.wait4())));
+        let watcher = || std::thread::Builder::new().name("watcher".to_owned());
+        let unwatched = |error| {
+            // Without its watchers nobody would ever know how it ends.
+            group.end();
+            Kind::Compile.error(format!("cannot watch {}: {error}", self.program.display()))
+        };
+        watcher().spawn(move || read_lines(reader, &lines)).map_err(unwatched)?;
+        watcher().spawn(move || sender.send(Event::Exited(child.wait4()))).map_err(unwatched)?;
         let outcome = follow(&events, step, log, &group)?;
         let cost = Cost { cpu: outcome.rusage.utime + outcome.rusage.stime, peak: outcome.rusage.maxrss, ..Cost::default() };
         Ok((outcome.status, cost))
