@@ -79,6 +79,8 @@ mod os {
         std::fs::write("/proc/self/setgroups", "deny")?;
         std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
         std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+        // Were the run killed, its command should not go on for nobody. (Namespaces first: entering them resets it.)
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         // Test servers and build daemons talk to themselves over loopback, which is down in a new namespace.
         raise_loopback()
     }

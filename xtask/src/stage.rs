@@ -122,7 +122,9 @@ fn size_of(entry: &Entry) -> u64 {
 
 /// Makes the tree beside its place and puts it there.
 fn lay(pieces: &[Piece<'_>], manifest: &[u8], tree: &Path, epoch: u64, dirs: &Dirs) -> anyhow::Result<Vec<Entry>> {
-    let draft = tempfile::Builder::new().prefix(".draft-").tempdir_in(&dirs.dist)?;
+    let prefix = draft_prefix(tree);
+    forget_drafts(&dirs.dist, &prefix)?;
+    let draft = tempfile::Builder::new().prefix(&prefix).tempdir_in(&dirs.dist)?;
     let new = draft.path().join("new");
     fs::create_dir(&new)?;
     for piece in pieces {
@@ -142,6 +144,22 @@ fn lay(pieces: &[Piece<'_>], manifest: &[u8], tree: &Path, epoch: u64, dirs: &Di
     fs::rename(&new, tree).with_context(|| format!("cannot make {}", tree.display()))?;
     remove_all(draft.path())?;
     Ok(entries)
+}
+
+/// How the drafts of a tree are named. Another bundle that is staged into the same folder has other ones.
+fn draft_prefix(tree: &Path) -> String {
+    format!(".draft-{}-", tree.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes the drafts that killed runs have left. Ours is the only run on this bundle: it holds the build folder's lock.
+fn forget_drafts(dist: &Path, prefix: &str) -> anyhow::Result<()> {
+    for entry in fs::read_dir(dist).with_context(|| format!("cannot read {}", dist.display()))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            remove_all(&entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The record of the new tree: hashes are known from the outputs, times are those of the copies.

@@ -80,13 +80,18 @@ impl Workshop {
                         Kind::Other.error(format!("process {owner} works in {} (--no-wait)", self.dirs.build.display()))
                     );
                 }
-                self.ui.line(&format!("  waiting for process {owner} to end its work in {}", self.dirs.build.display()));
+                self.ui.line(&format!(
+                    "  waiting for process {owner}, or what it left running, to end its work in {}",
+                    self.dirs.build.display()
+                ));
                 file.lock().kind(Kind::Stage, || format!("cannot lock {}", path.display()))?;
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Kind::Stage.error(format!("cannot lock {}: {error}", path.display())));
             }
         }
+        // Build commands inherit the lock: were this run killed, the next one waits until nothing of it works in the folder.
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;
         file.set_len(0)?;
         file.rewind()?;
         write!(file, "{}", std::process::id())?;
