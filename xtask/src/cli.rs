@@ -145,6 +145,12 @@ pub struct Fetch {
 pub struct Plan {
     #[command(flatten)]
     pub common: Common,
+    /// Print the plan for programs
+    #[arg(long, conflicts_with = "dot")]
+    pub json: bool,
+    /// Print the plan as a graph for Graphviz
+    #[arg(long)]
+    pub dot: bool,
 }
 
 /// Tell what a component depends on.

@@ -200,6 +200,10 @@ fn a_failing_compile_shows_the_first_error_the_command_and_the_log() {
     place.write("stack/thing/Makefile", "all:\n\tfalse\n");
     let text = place.xtask(&["package", "--skip-build"]).good();
     assert!(text.contains("source changed"), "{text}");
+    let plan: serde_json::Value = serde_json::from_str(&place.xtask(&["plan", "--json"]).good()).unwrap();
+    assert_eq!((&plan["format"], &plan["components"][0]["why"]), (&1.into(), &"source changed".into()), "{plan}");
+    let graph = place.xtask(&["plan", "--dot"]).good();
+    assert!(graph.contains(r#""thing\n1" -> "thing\ncompile""#), "{graph}");
     let text = place.xtask(&["explain", "thing"]).good();
     assert!(text.contains("thing has to be built: source changed") && text.contains("last built with"), "{text}");
     assert!(fs::read_to_string(place.path("build/timings.html")).unwrap().contains("<b>compile</b>"));
