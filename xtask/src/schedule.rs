@@ -6,7 +6,7 @@
 
 use crate::error::Kind;
 use crate::interrupt;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How often a step that waits looks for an interrupt.
@@ -61,35 +61,24 @@ impl Scheduler {
         Self { total, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Waits until the step may run. `remaining` is the time that its component still needs, itself included.
-    ///
-    /// # Errors
-    /// [`Kind::Interrupted`] when the run is, or has been given up.
-    pub fn acquire(&self, need: Resources, remaining: Duration) -> anyhow::Result<Permit<'_>> {
+    /// Takes a place among those that wait. `remaining` is the time that the step's component still needs, the step
+    /// included. Nobody runs before he waits; who is to be compared with others has to be announced before they do.
+    pub fn announce(&self, need: Resources, remaining: Duration) -> Claim<'_> {
         let need = need.within(self.total);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.last_number += 1;
         let number = state.last_number;
         state.waiting.push(Ticket { number, need, remaining });
-        loop {
-            let stopped = interrupt::check().and(if state.given_up { Err(given_up()) } else { Ok(()) });
-            let turn = next(&state.waiting, state.free) == Some(number);
-            if stopped.is_err() || turn {
-                state.waiting.retain(|ticket| ticket.number != number);
-                // Another one may fit as well, or instead.
-                self.changed.notify_all();
-                stopped?;
-                state.free.cores -= need.cores;
-                state.free.memory_mb -= need.memory_mb;
-                return Ok(Permit { scheduler: self, need });
-            }
-            state = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        Claim { scheduler: self, number, need }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets no further step begin; those that run go on to their end.
     pub fn give_up(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).given_up = true;
+        self.lock().given_up = true;
         self.changed.notify_all();
     }
 }
@@ -114,6 +103,47 @@ fn next(waiting: &[Ticket], free: Resources) -> Option<u64> {
         .map(|ticket| ticket.number)
 }
 
+/// A place among those that wait; given up when dropped.
+pub struct Claim<'a> {
+    scheduler: &'a Scheduler,
+    number: u64,
+    need: Resources,
+}
+
+impl<'a> Claim<'a> {
+    /// Waits until the step may run.
+    ///
+    /// # Errors
+    /// [`Kind::Interrupted`] when the run is, or has been given up.
+    pub fn wait(self) -> anyhow::Result<Permit<'a>> {
+        let scheduler = self.scheduler;
+        let mut state = scheduler.lock();
+        loop {
+            interrupt::check()?;
+            if state.given_up {
+                return Err(given_up());
+            }
+            if next(&state.waiting, state.free) == Some(self.number) {
+                state.free.cores -= self.need.cores;
+                state.free.memory_mb -= self.need.memory_mb;
+                let need = self.need;
+                // The claim is dropped on return, which needs the lock.
+                drop(state);
+                return Ok(Permit { scheduler, need });
+            }
+            state = scheduler.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.scheduler.lock().waiting.retain(|ticket| ticket.number != self.number);
+        // Another one may fit as well, or instead.
+        self.scheduler.changed.notify_all();
+    }
+}
+
 /// The right to run; given back when dropped.
 pub struct Permit<'a> {
     scheduler: &'a Scheduler,
@@ -122,7 +152,7 @@ pub struct Permit<'a> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let mut state = self.scheduler.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.scheduler.lock();
         state.free.cores += self.need.cores;
         state.free.memory_mb += self.need.memory_mb;
         self.scheduler.changed.notify_all();
@@ -171,7 +201,7 @@ mod tests {
         let (cores, memory, peak) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
         let items: Vec<_> = (0..60_u64).map(|at| need(1 + (at % 5) as u32, 100 * (at % 13))).collect();
         side_by_side(&items, |item| {
-            let permit = scheduler.acquire(*item, Duration::from_secs(item.memory_mb)).unwrap();
+            let permit = scheduler.announce(*item, Duration::from_secs(item.memory_mb)).wait().unwrap();
             let now = cores.fetch_add(permit.need.cores, Ordering::SeqCst) + permit.need.cores;
             let used = memory.fetch_add(permit.need.memory_mb as u32, Ordering::SeqCst) + permit.need.memory_mb as u32;
             peak.fetch_max(now, Ordering::SeqCst);
@@ -185,10 +215,28 @@ mod tests {
     }
 
     #[test]
+    fn who_was_announced_with_a_longer_way_goes_first_even_if_he_comes_late() {
+        let scheduler = Scheduler::new(need(1, 1));
+        let long = scheduler.announce(need(1, 1), Duration::from_secs(100));
+        let order = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let short = scheduler.announce(need(1, 1), Duration::from_secs(1));
+            let order = &order;
+            scope.spawn(move || {
+                let _permit = short.wait().unwrap();
+                order.lock().unwrap().push("short");
+            });
+            let _permit = long.wait().unwrap();
+            order.lock().unwrap().push("long");
+        });
+        assert_eq!(*order.lock().unwrap(), ["long", "short"]);
+    }
+
+    #[test]
     fn given_up_nothing_begins_any_more() {
         let scheduler = Scheduler::new(need(1, 1));
         scheduler.give_up();
-        let error = scheduler.acquire(need(1, 1), Duration::ZERO).err().unwrap();
+        let error = scheduler.announce(need(1, 1), Duration::ZERO).wait().err().unwrap();
         assert!(is_given_up(&error));
     }
 }

@@ -23,7 +23,7 @@ use crate::logs::{ComponentLog, Logs};
 use crate::outputs::{self, Output, StepCost};
 use crate::plan::Planned;
 use crate::progress::{self, Ui};
-use crate::schedule::{Resources, Scheduler};
+use crate::schedule::{Claim, Resources, Scheduler};
 use crate::shell::{Command, Cost};
 use crate::stack::recipe::{Action, Step};
 use crate::stack::{Material, Stack};
@@ -67,11 +67,22 @@ struct Build<'a> {
     epoch: u64,
 }
 
-/// Runs the steps of a component whose source was prepared, and keeps what they made.
+/// A component's place among those that wait to run their first step; none for one without steps.
+pub fn announce<'a>(session: &Session<'a>, planned: &Planned<'_>) -> Option<Claim<'a>> {
+    let times = remembered_times(session, planned);
+    planned.recipe.steps.first().map(|step| session.scheduler.announce(need(planned, step), times.iter().sum()))
+}
+
+/// What a step takes of the machine.
+fn need(planned: &Planned<'_>, step: &Step) -> Resources {
+    Resources { cores: step.cores.unwrap_or(1), memory_mb: step.memory_mb.unwrap_or(planned.recipe.needs.memory_mb) }
+}
+
+/// Runs the steps of a component whose source was prepared, and keeps what they made. `claim` is that of its first step.
 ///
 /// # Errors
 /// Those of the steps ([`Kind::Compile`]), and [`Kind::Stage`] when something that the recipe takes was not made.
-pub fn build(session: &Session<'_>, planned: &Planned<'_>) -> anyhow::Result<Output> {
+pub fn build(session: &Session<'_>, planned: &Planned<'_>, claim: Option<Claim<'_>>) -> anyhow::Result<Output> {
     let name = &planned.recipe.name;
     let work = session.dirs.work(name);
     let src = match planned.material {
@@ -87,11 +98,10 @@ pub fn build(session: &Session<'_>, planned: &Planned<'_>) -> anyhow::Result<Out
     let mut log = session.logs.component(name)?;
     let mut costs = Vec::new();
     let times = remembered_times(session, planned);
+    let mut claim = claim;
     for (at, step) in planned.recipe.steps.iter().enumerate() {
-        let remaining = times[at..].iter().sum();
-        let need =
-            Resources { cores: step.cores.unwrap_or(1), memory_mb: step.memory_mb.unwrap_or(planned.recipe.needs.memory_mb) };
-        let permit = session.scheduler.acquire(need, remaining)?;
+        let later = || session.scheduler.announce(need(planned, step), times[at..].iter().sum());
+        let permit = claim.take().unwrap_or_else(later).wait()?;
         build.fetch_dependencies(step, &mut log)?;
         let cost = build.run_step(step, &mut log)?;
         drop(permit);

@@ -16,6 +16,7 @@ use crate::stage::{self, ArchiveState, Piece, StageState};
 use crate::{archive, fetch, fingerprint, host, interrupt, preflight};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Makes the package.
 ///
@@ -110,8 +111,11 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         }
     }
     prepare(workshop, &session, &todo, args)?;
-    let results = side_by_side(&todo, |planned| {
-        let outcome = build::build(&session, planned);
+    // All are announced before the first begins, so that it is the one with the longest way to go.
+    let todo: Vec<_> = todo.into_iter().map(|planned| (planned, Mutex::new(build::announce(&session, planned)))).collect();
+    let results = side_by_side(&todo, |(planned, claim)| {
+        let claim = claim.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let outcome = build::build(&session, planned, claim);
         if outcome.is_err() && args.fail_fast {
             scheduler.give_up();
         }
@@ -123,7 +127,7 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
     interrupt::check()?;
     let mut built: BTreeMap<&str, Output> = BTreeMap::new();
     let mut failures = Vec::new();
-    for (planned, outcome) in todo.iter().zip(results) {
+    for ((planned, _), outcome) in todo.iter().zip(results) {
         match outcome {
             Ok(output) => drop(built.insert(&planned.recipe.name, output)),
             Err(error) if is_given_up(&error) => {}
