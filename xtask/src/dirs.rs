@@ -90,7 +90,7 @@ impl Dirs {
 
     /// A component's work folder: `src/` and `dest/` are below it.
     pub fn work(&self, component: &str) -> PathBuf {
-        self.plain.join("work").join(component)
+        self.plain.join("wip").join(component)
     }
 
     /// A component's compiled outputs, one folder for each key.
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_path_that_make_cannot_bear_gets_a_stand_in_of_its_own_that_nobody_else_can_enter() {
         let plain = Dirs::new("/some/build".into(), "/some/dist".into());
-        assert_eq!(plain.work("x"), Path::new("/some/build/work/x"));
+        assert_eq!(plain.work("x"), Path::new("/some/build/wip/x"));
         let folder = tempfile::Builder::new().prefix("with a blank ").tempdir().unwrap();
         let dirs = Dirs::new(folder.path().join("build"), folder.path().join("dist"));
         dirs.make().unwrap();

@@ -59,7 +59,7 @@ pub struct Session<'a> {
 struct Build<'a> {
     session: &'a Session<'a>,
     planned: &'a Planned<'a>,
-    /// `build/work/<component>`.
+    /// `build/wip/<component>`.
     work: PathBuf,
     /// The source: `src/` in the work folder, or the workspace itself.
     src: PathBuf,
