@@ -15,6 +15,7 @@ mod fingerprint;
 mod history;
 mod host;
 mod interrupt;
+mod key;
 mod logs;
 mod outputs;
 mod patch;

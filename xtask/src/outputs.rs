@@ -7,7 +7,7 @@
 use crate::dirs;
 use crate::error::Kind;
 use crate::fingerprint::{self, Entry};
-use crate::plan::{Key, Planned};
+use crate::key::Key;
 use crate::shell::Cost;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -81,28 +81,15 @@ impl Output {
     }
 }
 
-/// Seals a finished draft: hashes its files, writes the record, and renames it to its key.
+/// Seals a finished draft: writes its record, and renames it to its key.
 ///
 /// # Errors
 /// When the disk does not play along.
-pub fn seal(
-    draft: tempfile::TempDir,
-    tree: &Path,
-    folder: &Path,
-    planned: &Planned<'_>,
-    steps: Vec<StepCost>,
-) -> anyhow::Result<Output> {
-    let record = Record {
-        component: planned.recipe.name.clone(),
-        key: planned.key.clone(),
-        toolchain: planned.toolchain.clone(),
-        entries: fingerprint::scan(tree)?,
-        steps,
-    };
+pub fn seal(draft: tempfile::TempDir, folder: &Path, record: Record) -> anyhow::Result<Output> {
     let path = draft.path().join(RECORD);
     let text = serde_json::to_vec_pretty(&record)?;
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    let target = folder.join(planned.key.short());
+    let target = folder.join(record.key.short());
     dirs::remove_all(&target).with_context(|| format!("cannot remove {}", target.display()))?;
     fs::rename(draft.path(), &target).with_context(|| format!("cannot make {}", target.display()))?;
     // The draft has another name now; nothing is left under the old one for the guard to remove.

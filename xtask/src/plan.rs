@@ -8,14 +8,14 @@ use crate::dirs::Dirs;
 use crate::error::WithKind as _;
 use crate::fingerprint;
 use crate::host::Host;
+use crate::key::Key;
 use crate::outputs::{self, Output};
 use crate::stack::lock::Origin;
 use crate::stack::recipe::{Action, Recipe};
 use crate::stack::{Material, Stack};
 use crate::{build, error::Kind, toolchain};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Raised whenever this program makes something else from the same inputs.
@@ -23,39 +23,6 @@ const BUILDER: &str = "1";
 
 /// The paths of the workspace that the programs made from it depend on.
 const WORKSPACE_INPUTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "runtime", "LICENSE"];
-
-/// Everything that a component's output depends on, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Key(pub BTreeMap<String, String>);
-
-impl Key {
-    /// The key as a folder's name: enough of its hash to be unique in a build folder.
-    pub fn short(&self) -> String {
-        let mut hash = Sha256::new();
-        for (name, value) in &self.0 {
-            hash.update(format!("{name}\0{value}\0"));
-        }
-        fingerprint::hex(&hash.finalize())[..20].to_owned()
-    }
-
-    /// In words, what differs from an earlier key.
-    pub fn difference(&self, earlier: &Self) -> Vec<String> {
-        let names: BTreeSet<_> = self.0.keys().chain(earlier.0.keys()).collect();
-        let mut words = Vec::new();
-        for name in names {
-            match (earlier.0.get(name), self.0.get(name)) {
-                (Some(old), Some(new)) if old != new && old.len() < 24 && new.len() < 24 => {
-                    words.push(format!("{name} {old} → {new}"));
-                }
-                (Some(old), Some(new)) if old != new => words.push(format!("{name} changed")),
-                (Some(_), None) => words.push(format!("{name} is gone")),
-                (None, Some(_)) => words.push(format!("{name} is new")),
-                _ => {}
-            }
-        }
-        words
-    }
-}
 
 /// One component with what will happen to it.
 pub struct Planned<'a> {
@@ -226,23 +193,4 @@ fn recipe_hash(stack: &Stack, recipe: &Recipe) -> anyhow::Result<String> {
 fn hash_workspace(root: &Path) -> anyhow::Result<String> {
     let files = WORKSPACE_INPUTS.iter().map(|name| root.join(name)).filter(|path| path.exists());
     fingerprint::hash_source(root, files.flat_map(|path| build::source_files(&path).collect::<Vec<_>>()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(parts: &[(&str, &str)]) -> Key {
-        Key(parts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
-    }
-
-    #[test]
-    fn a_difference_is_told_in_words() {
-        let long = "0".repeat(64);
-        let old = key(&[("go", "1.26.7"), ("source", &long), ("patches/x/01.patch", &long)]);
-        let new = key(&[("go", "1.26.8"), ("source", &"1".repeat(64)), ("cc", "12")]);
-        assert_eq!(new.difference(&old), ["cc is new", "go 1.26.7 → 1.26.8", "patches/x/01.patch is gone", "source changed"]);
-        assert_ne!(new.short(), old.short());
-        assert!(new.difference(&new).is_empty());
-    }
 }

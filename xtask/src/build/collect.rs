@@ -2,7 +2,8 @@
 
 use super::Build;
 use crate::error::{Kind, WithKind as _};
-use crate::outputs::{self, Output, StepCost};
+use crate::fingerprint;
+use crate::outputs::{self, Output, Record, StepCost};
 use crate::stack::Material;
 use crate::stack::recipe::Install;
 use anyhow::Context as _;
@@ -27,7 +28,14 @@ pub(super) fn collect(build: &Build<'_>, costs: Vec<StepCost>) -> anyhow::Result
         })?;
     }
     take_licenses(build, &tree)?;
-    outputs::seal(draft, &tree, &folder, build.planned, costs)
+    let record = Record {
+        component: recipe.name.clone(),
+        key: build.planned.key.clone(),
+        toolchain: build.planned.toolchain.clone(),
+        entries: fingerprint::scan(&tree)?,
+        steps: costs,
+    };
+    outputs::seal(draft, &folder, record)
 }
 
 fn take(build: &Build<'_>, install: &Install, tree: &Path) -> anyhow::Result<()> {
