@@ -153,3 +153,31 @@ fn read_recipes(folder: &Path) -> anyhow::Result<Vec<Recipe>> {
         (true, false) => Ok(recipes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The miniature programs stand in for the real ones only as long as the launcher runs both in the same way.
+    #[test]
+    fn the_miniature_stack_runs_its_programs_as_the_real_one_does() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().canonicalize().unwrap();
+        let real = Stack::read(&workspace, &workspace).unwrap();
+        let miniature = Stack::read(&workspace.join("examples/ministack"), &workspace).unwrap();
+        assert_eq!((&real.name, miniature.name.as_deref()), (&None, Some("ministack")));
+        let mut compared = 0;
+        for recipe in &miniature.recipes {
+            let other = real.recipes.iter().find(|other| other.name == recipe.name).unwrap();
+            // What they are in one line may differ.
+            let plain = |recipe: &Recipe| {
+                recipe.service.clone().map(|mut service| {
+                    service.summary.clear();
+                    service
+                })
+            };
+            assert_eq!(plain(recipe), plain(other), "{}", recipe.name);
+            compared += usize::from(recipe.service.is_some());
+        }
+        assert_eq!(compared, 4);
+    }
+}
