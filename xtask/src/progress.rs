@@ -9,6 +9,9 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Room for a step's title, so that times stand in one column; longer titles push theirs aside.
+const TITLE: usize = 34;
+
 /// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
@@ -25,7 +28,6 @@ pub enum Verbosity {
 pub struct Ui {
     bars: Option<MultiProgress>,
     verbosity: Verbosity,
-    width: usize,
     started: Arc<Instant>,
 }
 
@@ -33,13 +35,7 @@ impl Ui {
     /// A view on standard error; spinners only where that is a terminal.
     pub fn new(verbosity: Verbosity) -> Self {
         let bars = (std::io::stderr().is_terminal() && verbosity != Verbosity::Quiet).then(MultiProgress::new);
-        Self { bars, verbosity, width: 30, started: Arc::new(Instant::now()) }
-    }
-
-    /// The same view with room for the longest of these step titles, so that times stand in one column.
-    pub fn with_titles<'a>(mut self, titles: impl IntoIterator<Item = &'a str>) -> Self {
-        self.width = titles.into_iter().map(|title| title.chars().count()).max().unwrap_or(0).max(20);
-        self
+        Self { bars, verbosity, started: Arc::new(Instant::now()) }
     }
 
     /// The time since the run began.
@@ -68,7 +64,7 @@ impl Ui {
         let bar = self.bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::new_spinner());
             bar.set_style(spinner_style());
-            bar.set_prefix(format!("{title:<width$}", width = self.width));
+            bar.set_prefix(format!("{title:<TITLE$}"));
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
@@ -154,7 +150,7 @@ impl Step {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let line = format!("  {mark} {:<width$} {:>8}  {note}", self.title, seconds(self.elapsed()), width = self.ui.width);
+        let line = format!("  {mark} {:<width$} {:>8}  {note}", self.title, seconds(self.elapsed()), width = TITLE);
         let line = line.trim_end();
         if mark == "✗" { self.ui.force_line(line) } else { self.ui.line(line) }
     }

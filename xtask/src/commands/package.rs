@@ -82,10 +82,7 @@ fn compiled_before(workshop: &Workshop, planned: &[Planned<'_>]) -> anyhow::Resu
 /// Compiles what is not ready; gives all outputs in the plan's order.
 fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) -> anyhow::Result<Vec<Output>> {
     let logs = Logs::begin(&workshop.dirs.build)?;
-    let titles = planned
-        .iter()
-        .flat_map(|planned| planned.recipe.steps.iter().map(|step| format!("{} {}", planned.recipe.name, step.name)));
-    let ui = workshop.ui.clone().with_titles(titles.collect::<Vec<_>>().iter().map(String::as_str));
+    let ui = &workshop.ui;
     let total = Resources {
         cores: u32::try_from(jobs(args)).unwrap_or(u32::MAX),
         memory_mb: host::memory().map_or(u64::MAX, |bytes| bytes / 1_000_000),
@@ -96,7 +93,7 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         stack: &workshop.stack,
         workspace: &workshop.workspace,
         dirs: &workshop.dirs,
-        ui: &ui,
+        ui,
         logs: &logs,
         host: &workshop.host,
         jobs: jobs(args),
