@@ -98,6 +98,14 @@ pub struct Network {
     pub offline: bool,
 }
 
+/// Whether to wait.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Wait {
+    /// If another run works in the build folder, leave instead of waiting for its end
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
 /// Make the package.
 #[derive(Args, Debug)]
 pub struct Package {
@@ -117,9 +125,8 @@ pub struct Package {
     /// How many jobs a build tool may run at once [default: the cores of this machine]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
-    /// If another run works in the build folder, leave instead of waiting for its end
-    #[arg(long)]
-    pub no_wait: bool,
+    #[command(flatten)]
+    pub wait: Wait,
     /// When a component fails, begin no further step (otherwise the others are finished, to be there for the next run)
     #[arg(long)]
     pub fail_fast: bool,
@@ -135,9 +142,8 @@ pub struct Fetch {
     pub common: Common,
     #[command(flatten)]
     pub network: Network,
-    /// If another run works in the build folder, leave instead of waiting for its end
-    #[arg(long)]
-    pub no_wait: bool,
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 /// Print what `package` would do.
@@ -248,7 +254,6 @@ pub struct LockBump {
     pub common: Common,
     #[command(flatten)]
     pub network: Network,
-    /// If another run works in the build folder, leave instead of waiting for its end
-    #[arg(long)]
-    pub no_wait: bool,
+    #[command(flatten)]
+    pub wait: Wait,
 }

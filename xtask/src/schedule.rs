@@ -4,7 +4,6 @@
 //! until both are free; of those that wait and fit, the one whose chain has the longest way to go runs first, since the
 //! run cannot end before it. What a step needs beyond the whole machine is clamped: it then runs alone.
 
-use crate::error::Kind;
 use crate::interrupt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,16 +82,17 @@ impl Scheduler {
     }
 }
 
-/// Whether an error only says that the run was given up because of another one.
-pub fn is_given_up(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.to_string() == GIVEN_UP)
+/// Why a step was not begun: another component failed, and the run was given up for it.
+#[derive(Debug)]
+pub struct GivenUp;
+
+impl std::fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("not begun, since another component failed (--fail-fast)")
+    }
 }
 
-const GIVEN_UP: &str = "not begun, since another component failed (--fail-fast)";
-
-fn given_up() -> anyhow::Error {
-    Kind::Interrupted.error(GIVEN_UP)
-}
+impl std::error::Error for GivenUp {}
 
 /// Whose turn it is: of those that fit, the one with the longest way to go; of equals, who came first.
 fn next(waiting: &[Ticket], free: Resources) -> Option<u64> {
@@ -114,14 +114,14 @@ impl<'a> Claim<'a> {
     /// Waits until the step may run.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the run is, or has been given up.
+    /// [`crate::error::Kind::Interrupted`] when the run is, [`GivenUp`] when it has been given up.
     pub fn wait(self) -> anyhow::Result<Permit<'a>> {
         let scheduler = self.scheduler;
         let mut state = scheduler.lock();
         loop {
             interrupt::check()?;
             if state.given_up {
-                return Err(given_up());
+                return Err(GivenUp.into());
             }
             if next(&state.waiting, state.free) == Some(self.number) {
                 state.free.cores -= self.need.cores;
@@ -237,6 +237,6 @@ mod tests {
         let scheduler = Scheduler::new(need(1, 1));
         scheduler.give_up();
         let error = scheduler.announce(need(1, 1), Duration::ZERO).wait().err().unwrap();
-        assert!(is_given_up(&error));
+        assert!(error.is::<GivenUp>());
     }
 }

@@ -13,18 +13,19 @@ fn target_dir(build: &Build<'_>) -> PathBuf {
 
 /// cargo in the environment of a step, without words yet.
 fn tool(build: &Build<'_>, step: &Step, dir: &Path, offline: bool) -> Command {
-    let remap = [(build.src.to_string_lossy().into_owned(), "."), (cargo_home(build, step), "/cargo")];
-    let flags: Vec<String> = remap.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
-    // Unlike RUSTFLAGS, the encoded form may hold paths with blanks.
     let additions = [
         ("CARGO_TARGET_DIR", target_dir(build).to_string_lossy().into_owned()),
-        ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")),
         ("CARGO_TERM_PROGRESS_WHEN", "never".to_owned()),
         // Incremental pieces would make the bytes depend on what was compiled before.
         ("CARGO_INCREMENTAL", "0".to_owned()),
         ("CARGO_NET_OFFLINE", offline.to_string()),
     ];
     let mut env = build.env(step, &additions);
+    let cargo_home = env.get("CARGO_HOME").map(|home| home.to_string_lossy().into_owned()).unwrap_or_default();
+    let remap = [(build.src.to_string_lossy().into_owned(), "."), (cargo_home, "/cargo")];
+    let flags: Vec<String> = remap.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
+    // Unlike RUSTFLAGS, the encoded form may hold paths with blanks.
+    env.entry("CARGO_ENCODED_RUSTFLAGS".to_owned()).or_insert_with(|| flags.join("\u{1f}").into());
     if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN").filter(|_| build.planned.is_workspace()) {
         env.insert("RUSTUP_TOOLCHAIN".to_owned(), toolchain);
     }
@@ -61,8 +62,4 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path
     let made = cargo.bins.iter().map(|bin| out.join("release").join(bin));
     let install = |words: &[&str]| Command { program: "install".into(), ..plain.clone() }.args(words.iter().copied());
     vec![command, install(&["-d"]).arg(&bin_dir), install(&["-m", "755"]).args(made).arg(&bin_dir)]
-}
-
-fn cargo_home(build: &Build<'_>, step: &Step) -> String {
-    build.env(step, &[]).get("CARGO_HOME").map(|home| home.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -67,10 +67,20 @@ struct Build<'a> {
     epoch: u64,
 }
 
-/// A component's place among those that wait to run their first step; none for one without steps.
-pub fn announce<'a>(session: &Session<'a>, planned: &Planned<'_>) -> Option<Claim<'a>> {
+/// A component that is ready to begin.
+pub struct Start<'a> {
+    /// How long each of its steps will probably take.
+    times: Vec<Duration>,
+    /// Its place among those that wait to run their first step; none for one without steps.
+    claim: Option<Claim<'a>>,
+}
+
+/// Announces a component's first step to the scheduler.
+pub fn announce<'a>(session: &Session<'a>, planned: &Planned<'_>) -> Start<'a> {
     let times = remembered_times(session, planned);
-    planned.recipe.steps.first().map(|step| session.scheduler.announce(need(planned, step), times.iter().sum()))
+    let first = planned.recipe.steps.first();
+    let claim = first.map(|step| session.scheduler.announce(need(planned, step), times.iter().sum()));
+    Start { times, claim }
 }
 
 /// What a step takes of the machine.
@@ -78,11 +88,11 @@ fn need(planned: &Planned<'_>, step: &Step) -> Resources {
     Resources { cores: step.cores.unwrap_or(1), memory_mb: step.memory_mb.unwrap_or(planned.recipe.needs.memory_mb) }
 }
 
-/// Runs the steps of a component whose source was prepared, and keeps what they made. `claim` is that of its first step.
+/// Runs the steps of a component whose source was prepared, and keeps what they made.
 ///
 /// # Errors
 /// Those of the steps ([`Kind::Compile`]), and [`Kind::Stage`] when something that the recipe takes was not made.
-pub fn build(session: &Session<'_>, planned: &Planned<'_>, claim: Option<Claim<'_>>) -> anyhow::Result<Output> {
+pub fn build(session: &Session<'_>, planned: &Planned<'_>, start: Start<'_>) -> anyhow::Result<Output> {
     let name = &planned.recipe.name;
     let work = session.dirs.work(name);
     let src = match planned.material {
@@ -97,8 +107,7 @@ pub fn build(session: &Session<'_>, planned: &Planned<'_>, claim: Option<Claim<'
     std::fs::create_dir_all(build.dest()).with_context(|| format!("cannot make {}", build.dest().display()))?;
     let mut log = session.logs.component(name)?;
     let mut costs = Vec::new();
-    let times = remembered_times(session, planned);
-    let mut claim = claim;
+    let Start { times, mut claim } = start;
     for (at, step) in planned.recipe.steps.iter().enumerate() {
         let later = || session.scheduler.announce(need(planned, step), times[at..].iter().sum());
         let permit = claim.take().unwrap_or_else(later).wait()?;

@@ -10,7 +10,7 @@ use crate::{cli, plan};
 pub fn run(args: &cli::Fetch) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, None)?;
     let recipes = workshop.stack.select(&args.common.only)?;
-    let _lock = workshop.lock(!args.no_wait)?;
+    let _lock = workshop.lock(!args.wait.no_wait)?;
     let planned = plan::plan(&workshop.stack, &recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
     let archives = package::fetch_sources(&workshop, &planned.iter().collect::<Vec<_>>(), &args.network)?;
     workshop.ui.line(&format!("{} archives in {}", archives.len(), workshop.dirs.sources().display()));

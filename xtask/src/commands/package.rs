@@ -9,7 +9,7 @@ use crate::logs::Logs;
 use crate::outputs::{self, Output};
 use crate::plan::{self, Planned, State};
 use crate::progress::{bytes, seconds};
-use crate::schedule::{Resources, Scheduler, is_given_up, side_by_side};
+use crate::schedule::{GivenUp, Resources, Scheduler, side_by_side};
 use crate::stack::Material;
 use crate::stack::lock::Source;
 use crate::stage::{self, ArchiveState, Piece, StageState};
@@ -27,7 +27,7 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let recipes = workshop.stack.select(&args.common.only)?;
     let partial = recipes.len() < workshop.stack.recipes.len();
     let bundle = stage::bundle_name(&workshop.stack, partial);
-    let _lock = workshop.lock(!args.no_wait)?;
+    let _lock = workshop.lock(!args.wait.no_wait)?;
     let planned = plan::plan(&workshop.stack, &recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
     let built = if args.skip_build { compiled_before(&workshop, &planned)? } else { compile(&workshop, &planned, args)? };
     let pieces: Vec<_> = planned.iter().zip(built).map(|(planned, output)| Piece { planned, output }).collect();
@@ -109,10 +109,13 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
     }
     prepare(workshop, &session, &todo, args)?;
     // All are announced before the first begins, so that it is the one with the longest way to go.
-    let todo: Vec<_> = todo.into_iter().map(|planned| (planned, Mutex::new(build::announce(&session, planned)))).collect();
-    let results = side_by_side(&todo, |(planned, claim)| {
-        let claim = claim.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let outcome = build::build(&session, planned, claim);
+    let todo: Vec<_> =
+        todo.into_iter().map(|planned| (planned, Mutex::new(Some(build::announce(&session, planned))))).collect();
+    let results = side_by_side(&todo, |(planned, start)| {
+        // Each is begun once, so its start is there; were it not, it would just be announced late.
+        let start = start.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let start = start.unwrap_or_else(|| build::announce(&session, planned));
+        let outcome = build::build(&session, planned, start);
         if outcome.is_err() && args.fail_fast {
             scheduler.give_up();
         }
@@ -127,7 +130,7 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
     for ((planned, _), outcome) in todo.iter().zip(results) {
         match outcome {
             Ok(output) => drop(built.insert(&planned.recipe.name, output)),
-            Err(error) if is_given_up(&error) => {}
+            Err(error) if error.is::<GivenUp>() => {}
             Err(error) => failures.push(error),
         }
     }

@@ -30,7 +30,7 @@ pub fn run(args: &cli::LockBump) -> anyhow::Result<()> {
     let text = Lock::read_text(&path)?;
     let old = archive_source(&workshop.stack.lock, &args.name)?;
     let mut new = renumbered(old, &args.version)?;
-    let _lock = workshop.lock(!args.no_wait)?;
+    let _lock = workshop.lock(!args.wait.no_wait)?;
     let scratch = tempfile::Builder::new().prefix("bump-").tempdir_in(workshop.dirs.tmp())?;
     let (archive, failed) = download::get(&new, &args.network, scratch.path(), &workshop.ui)?;
     against_the_old(old, &new, &archive)?;
