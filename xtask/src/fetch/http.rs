@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MAX_REDIRECTS: usize = 5;
 
 /// Where the lock has no size, no archive may be larger, in bytes.
-const MAX_UNKNOWN_SIZE: u64 = 4 * 1024 * 1024 * 1024;
+pub const MAX_UNKNOWN_SIZE: u64 = 4 * 1024 * 1024 * 1024;
 
 /// A try that brought so many bytes was worth it and is not counted, however it ended.
 const PROGRESS: u64 = 64 * 1024;
@@ -68,18 +68,30 @@ impl Network {
 }
 
 fn build_client(retry: &Retry) -> Result<Client, String> {
+    client(retry, |from, to| {
+        let downgraded = to.scheme() != "https" && from.last().is_some_and(|from| from.scheme() == "https");
+        downgraded.then(|| format!("is redirected from https to {}, which anyone on the way could change", shown(to)))
+    })
+}
+
+/// A client with this program's manners: its name, its patience, a bound on redirects, and root certificates from the
+/// system. `refuse` is asked about each redirect, with the addresses so far and the one to come, and says why not.
+///
+/// # Errors
+/// In words, when TLS cannot be set up.
+pub fn client(
+    retry: &Retry,
+    refuse: impl Fn(&[Url], &Url) -> Option<String> + Send + Sync + 'static,
+) -> Result<Client, String> {
     // Fails only when a provider is there already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let policy = redirect::Policy::custom(|attempt| {
-        let downgraded =
-            attempt.url().scheme() != "https" && attempt.previous().last().is_some_and(|from| from.scheme() == "https");
+    let policy = redirect::Policy::custom(move |attempt| {
         if attempt.previous().len() > MAX_REDIRECTS {
-            attempt.error(format!("is redirected more than {MAX_REDIRECTS} times"))
-        } else if downgraded {
-            let to = shown(attempt.url());
-            attempt.error(format!("is redirected from https to {to}, which anyone on the way could change"))
-        } else {
-            attempt.follow()
+            return attempt.error(format!("is redirected more than {MAX_REDIRECTS} times"));
+        }
+        match refuse(attempt.previous(), attempt.url()) {
+            Some(why) => attempt.error(why),
+            None => attempt.follow(),
         }
     });
     Client::builder()
@@ -345,7 +357,7 @@ pub(super) fn pause(retry: &Retry, failures: u32) -> Duration {
 }
 
 /// An error with its causes, without what they repeat of each other.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in causes(error) {
         let cause = cause.to_string();

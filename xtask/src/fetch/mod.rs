@@ -19,6 +19,8 @@ mod http;
 mod reach;
 mod store;
 
+pub use http::{MAX_UNKNOWN_SIZE, chain, client};
+
 #[cfg(test)]
 mod tests;
 
@@ -171,7 +173,7 @@ impl Address {
 }
 
 /// An address for people: without user, password and query, which may be secret.
-fn shown(url: &reqwest::Url) -> String {
+pub fn shown(url: &reqwest::Url) -> String {
     let mut url = url.clone();
     // These fail only for addresses that can have no user.
     let _ = url.set_username("");

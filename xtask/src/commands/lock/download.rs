@@ -5,25 +5,18 @@
 //! unpacked, so an error page is never pinned. Plain http counts from this very machine only.
 
 use crate::error::{Kind, kind_of};
-use crate::fetch::{Mirror, Retry};
+use crate::fetch::{MAX_UNKNOWN_SIZE, Mirror, Retry, chain, client, shown};
 use crate::progress::{Step, Ui, bytes};
 use crate::stack::lock::{Source, tree_hash};
 use crate::{cli, fingerprint, unpack};
 use anyhow::Context as _;
 use reqwest::blocking::Client;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
-use reqwest::{StatusCode, Url, redirect};
+use reqwest::{StatusCode, Url};
 use sha2::{Digest as _, Sha256};
-use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
-
-/// More redirects than any release page needs.
-const MAX_REDIRECTS: usize = 5;
-
-/// No archive may be larger, in bytes: what serves without end must not fill the disk.
-const MAX_SIZE: u64 = 4 * 1024 * 1024 * 1024;
 
 /// How much is read at once.
 const CHUNK: usize = 256 * 1024;
@@ -186,15 +179,6 @@ fn is_loopback(url: &Url) -> bool {
     url.scheme() == "http" && matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"))
 }
 
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    // These fail only for addresses that can have no user.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.to_string()
-}
-
 /// What kept an address from giving the archive.
 enum Trouble {
     /// May pass by itself.
@@ -215,28 +199,11 @@ impl Getter {
         if network.offline {
             return Ok(Self { http: None, retry });
         }
-        // Fails only when a provider is there already, which is as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let policy = redirect::Policy::custom(|attempt| {
-            if attempt.previous().len() > MAX_REDIRECTS {
-                attempt.error(format!("is redirected more than {MAX_REDIRECTS} times"))
-            } else if attempt.url().scheme() == "https"
-                || (is_loopback(attempt.url()) && attempt.previous().iter().all(is_loopback))
-            {
-                attempt.follow()
-            } else {
-                let to = shown(attempt.url());
-                attempt.error(format!("is redirected to {to}, which is not https: anyone on the way could change it"))
-            }
+        let http = client(&retry, |from, to| {
+            let safe = to.scheme() == "https" || (is_loopback(to) && from.iter().all(is_loopback));
+            (!safe).then(|| format!("is redirected to {}, which is not https: anyone on the way could change it", shown(to)))
         });
-        let http = Client::builder()
-            .user_agent(concat!("dkumonitor-xtask/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(retry.connect)
-            // Of the blocking client this is for each wait by itself, not for the whole download.
-            .timeout(retry.stall)
-            .redirect(policy)
-            .build()
-            .context("cannot set up TLS; install ca-certificates or let SSL_CERT_FILE name a file of root certificates")?;
+        let http = http.map_err(|why| Kind::Fetch.error(why))?;
         Ok(Self { http: Some(http), retry })
     }
 
@@ -324,23 +291,9 @@ fn save(
         hash.update(&chunk[..count]);
         file.write_all(&chunk[..count]).map_err(Trouble::Disk)?;
         size += count as u64;
-        if size > MAX_SIZE {
-            return Err(Trouble::Final(format!("gives more than {}", bytes(MAX_SIZE))));
+        if size > MAX_UNKNOWN_SIZE {
+            return Err(Trouble::Final(format!("gives more than {}", bytes(MAX_UNKNOWN_SIZE))));
         }
         step.position(size);
     }
-}
-
-/// An error with its causes, without what they repeat of each other.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
