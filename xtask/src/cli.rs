@@ -49,6 +49,17 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The command's name, if it is to tell its events on standard output.
+    pub fn tells_events(&self) -> Option<&'static str> {
+        match self {
+            Self::Package(args) if args.events.json => Some("package"),
+            Self::Fetch(args) if args.events.json => Some("fetch"),
+            _ => None,
+        }
+    }
+}
+
 /// Flags that every command on a stack takes.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
@@ -85,6 +96,14 @@ impl Talk {
             _ => Verbosity::Normal,
         }
     }
+}
+
+/// Whether programs are told.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Events {
+    /// Tell programs on standard output what happens, a line of JSON each (docs/events.md); lines for people stay on standard error
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of what may use the network.
@@ -133,6 +152,8 @@ pub struct Package {
     /// Install missing tools by the system's package manager first (apt, dnf, brew)
     #[arg(long)]
     pub install_missing: bool,
+    #[command(flatten)]
+    pub events: Events,
 }
 
 /// Bring all sources into the build folder.
@@ -144,6 +165,8 @@ pub struct Fetch {
     pub network: Network,
     #[command(flatten)]
     pub wait: Wait,
+    #[command(flatten)]
+    pub events: Events,
 }
 
 /// Print what `package` would do.

@@ -3,7 +3,10 @@
 //! Everything that fails travels as an [`anyhow::Error`]; where the kind matters to the caller of the program, a
 //! [`Failure`] stands somewhere in its chain. The outermost one decides. Nothing else in the program branches on errors.
 
+use crate::events;
+use crate::shell::CommandFailed;
 use std::fmt;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// The kinds of failure, each with the exit status that the README documents.
@@ -33,6 +36,22 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kind for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::Usage => "usage",
+            Self::Preflight => "preflight",
+            Self::Fetch => "fetch",
+            Self::Integrity => "integrity",
+            Self::Patch => "patch",
+            Self::Compile => "compile",
+            Self::Stage => "stage",
+            Self::Archive => "archive",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// An error of this kind with a text of its own.
     pub fn error(self, text: impl Into<String>) -> anyhow::Error {
         Failure { kind: self, text: text.into() }.into()
@@ -70,20 +89,25 @@ impl<T, E: Into<anyhow::Error>> WithKind<T> for Result<T, E> {
     }
 }
 
-/// The kind of an error: that of the outermost [`Failure`] in its chain, else [`Kind::Other`].
+/// The kind of an error: that of the outermost [`Failure`] in its chain, [`Kind::Compile`] where a command failed, else
+/// [`Kind::Other`].
 pub fn kind_of(error: &anyhow::Error) -> Kind {
+    let command = error.chain().any(<dyn std::error::Error>::is::<CommandFailed>);
     // A `Failure` added by `context` is reachable only by `downcast_ref` on the error itself, one that came as the
     // source also by its chain.
     error
         .downcast_ref::<Failure>()
         .or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()))
-        .map_or(Kind::Other, |failure| failure.kind)
+        .map_or(if command { Kind::Compile } else { Kind::Other }, |failure| failure.kind)
 }
 
 /// Prints the error with all its causes to standard error and gives the exit status of its kind.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
-    ExitCode::from(kind_of(error) as u8)
+    // Standard error may be closed; then the exit status has to say it all.
+    let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+    let kind = kind_of(error);
+    events::end(error, kind);
+    ExitCode::from(kind as u8)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! program leaves at once: everything it writes is written beside and renamed, so there is nothing to tidy up first.
 
 use crate::error::Kind;
+use crate::events;
 use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ pub fn listen() -> anyhow::Result<()> {
             let before = RECEIVED.fetch_add(1, Ordering::SeqCst);
             let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
             if groups.is_empty() {
+                events::close_soon(Kind::Interrupted);
                 std::process::exit(Kind::Interrupted as i32);
             }
             let signal = if before == 0 { Signal::TERM } else { Signal::KILL };

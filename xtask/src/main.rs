@@ -10,6 +10,7 @@ mod commands;
 mod dirs;
 mod environment;
 mod error;
+mod events;
 mod fetch;
 mod fingerprint;
 mod history;
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
     if let Command::WithoutNetwork { words } = &cli.command {
         return sandbox::enter(words).map_or_else(|error| error::report(&error), |()| ExitCode::SUCCESS);
     }
+    if let Some(command) = cli.command.tells_events() {
+        events::open(command);
+    }
     let outcome = interrupt::listen().and_then(|()| match &cli.command {
         Command::Package(args) => commands::package::run(args),
         Command::Fetch(args) => commands::fetch::run(args),
@@ -55,7 +59,10 @@ fn main() -> ExitCode {
         Command::WithoutNetwork { .. } => Ok(()),
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            events::close(0, "done");
+            ExitCode::SUCCESS
+        }
         Err(error) => error::report(&error),
     }
 }

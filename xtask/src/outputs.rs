@@ -68,6 +68,12 @@ impl StepCost {
         Self { name: name.to_owned(), wall_s: cost.wall.as_secs_f64(), cpu_s: cost.cpu.as_secs_f64(), peak: cost.peak }
     }
 
+    /// The cost without the name.
+    pub fn cost(&self) -> Cost {
+        let cpu = Duration::try_from_secs_f64(self.cpu_s).unwrap_or_default();
+        Cost { wall: self.wall(), cpu, peak: self.peak }
+    }
+
     /// The time on the clock.
     pub fn wall(&self) -> Duration {
         Duration::try_from_secs_f64(self.wall_s).unwrap_or_default()

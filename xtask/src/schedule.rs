@@ -21,12 +21,24 @@ pub struct Resources {
 }
 
 impl Resources {
-    fn within(self, limit: Self) -> Self {
+    /// No more than there is.
+    pub fn within(self, limit: Self) -> Self {
         Self { cores: self.cores.min(limit.cores), memory_mb: self.memory_mb.min(limit.memory_mb) }
     }
 
-    fn fits(self, free: Self) -> bool {
+    /// Whether it can be had of what is free.
+    pub fn fits(self, free: Self) -> bool {
         self.cores <= free.cores && self.memory_mb <= free.memory_mb
+    }
+
+    /// What is left when this is taken.
+    pub fn without(self, taken: Self) -> Self {
+        Self { cores: self.cores.saturating_sub(taken.cores), memory_mb: self.memory_mb.saturating_sub(taken.memory_mb) }
+    }
+
+    /// What is there when this is given back.
+    pub fn with(self, given: Self) -> Self {
+        Self { cores: self.cores.saturating_add(given.cores), memory_mb: self.memory_mb.saturating_add(given.memory_mb) }
     }
 }
 

@@ -6,11 +6,11 @@
 
 use crate::error::Kind;
 use crate::interrupt;
-use crate::logs::ComponentLog;
 use crate::progress::Step;
 use crate::sandbox;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, PipeReader};
 use std::os::unix::process::CommandExt as _;
@@ -108,22 +108,20 @@ impl Command {
     /// Runs the command to its end.
     ///
     /// # Errors
-    /// [`Kind::Compile`] when it cannot be started or ends badly, with the first and the last telling lines, the command,
-    /// its folder, the log and a script to run it again; [`Kind::Interrupted`] when the run was.
-    pub fn run(&self, step: &Step, log: &mut ComponentLog) -> anyhow::Result<Cost> {
+    /// [`Kind::Compile`] when it cannot be started, [`CommandFailed`] when it ends badly, [`Kind::Interrupted`] when the run
+    /// was.
+    pub fn run(&self, step: &Step) -> anyhow::Result<()> {
         interrupt::check()?;
-        log.command(&format!("cd {} && {}", quote(self.dir.as_os_str()), self.echo()));
+        step.command(&format!("cd {} && {}", quote(self.dir.as_os_str()), self.echo()))?;
         let started = Instant::now();
-        let (status, mut cost) = self.spawn_and_wait(step, log)?;
+        let (status, mut cost) = self.spawn_and_wait(step)?;
         cost.wall = started.elapsed();
+        step.spend(cost);
         interrupt::check()?;
-        if status.success() {
-            return Ok(cost);
-        }
-        Err(Kind::Compile.error(self.failure(status, log)))
+        if status.success() { Ok(()) } else { Err(self.failure(status, step).into()) }
     }
 
-    fn spawn_and_wait(&self, step: &Step, log: &mut ComponentLog) -> anyhow::Result<(ExitStatus, Cost)> {
+    fn spawn_and_wait(&self, step: &Step) -> anyhow::Result<(ExitStatus, Cost)> {
         let (reader, writer) = std::io::pipe()?;
         let mut command = match sandbox::PROGRAM.as_ref().filter(|_| !self.network) {
             Some(wrapper) => {
@@ -151,48 +149,87 @@ impl Command {
         };
         watcher().spawn(move || read_lines(reader, &lines)).map_err(unwatched)?;
         watcher().spawn(move || sender.send(Event::Exited(child.wait4()))).map_err(unwatched)?;
-        let outcome = follow(&events, step, log, &group)?;
+        let outcome = follow(&events, step, &group)?;
         let cost = Cost { cpu: outcome.rusage.utime + outcome.rusage.stime, peak: outcome.rusage.maxrss, ..Cost::default() };
         Ok((outcome.status, cost))
     }
 
-    fn failure(&self, status: ExitStatus, log: &ComponentLog) -> String {
-        let mut text = format!("{} failed ({status})", self.program.display());
-        if let Some(line) = log.telling() {
-            let _ = write!(text, "\n  first error: {line}");
+    fn failure(&self, status: ExitStatus, step: &Step) -> CommandFailed {
+        let mut guard = step.log();
+        let log = guard.get();
+        let again = log.as_ref().map(|log| log.again());
+        let tail: Vec<_> = log.as_ref().map(|log| log.tail().map(str::to_owned).collect()).unwrap_or_default();
+        CommandFailed {
+            program: self.program.clone(),
+            status,
+            first_error: log.as_ref().and_then(|log| log.telling()).map(str::to_owned),
+            wanted_network: !self.network && tail.iter().any(|line| sandbox::is_complaint(line)),
+            tail,
+            command: self.echo(),
+            dir: self.dir.clone(),
+            again: again.filter(|script| std::fs::write(script, self.script()).is_ok()),
+            log: log.map(|log| log.path().to_owned()).unwrap_or_default(),
         }
-        for line in log.tail() {
-            let _ = write!(text, "\n  | {line}");
-        }
-        if !self.network && log.tail().any(sandbox::is_complaint) {
-            text.push_str("\n  It tried to use the network, which is closed while compiling: what a build needs is fetched before, by what its lock files pin.");
-        }
-        let _ = write!(text, "\n  command:     {}\n  in:          {}", self.echo(), self.dir.display());
-        let script = log.path().with_extension("again.sh");
-        if std::fs::write(&script, self.script()).is_ok() {
-            let _ = write!(text, "\n  run again:   sh {}", quote(script.as_os_str()));
-        }
-        let _ = write!(text, "\n  log:         {}", log.path().display());
-        text
     }
 }
 
+/// A command that ended badly, with all that helps to see why.
+#[derive(Debug)]
+pub struct CommandFailed {
+    /// The program.
+    pub program: PathBuf,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// The first line of its output that looks like an error.
+    pub first_error: Option<String>,
+    /// The last lines of its output.
+    pub tail: Vec<String>,
+    /// Whether it seems to have tried to use the network, which it may not.
+    pub wanted_network: bool,
+    /// The command, as one would type it.
+    pub command: String,
+    /// Where it ran.
+    pub dir: PathBuf,
+    /// A script that runs it again; none when that could not be written.
+    pub again: Option<PathBuf>,
+    /// The step's log.
+    pub log: PathBuf,
+}
+
+impl fmt::Display for CommandFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed ({})", self.program.display(), self.status)?;
+        // Among the last lines it is seen anyway.
+        if let Some(line) = self.first_error.as_ref().filter(|line| !self.tail.contains(line)) {
+            write!(f, "\n  first error: {line}")?;
+        }
+        for line in &self.tail {
+            write!(f, "\n  | {line}")?;
+        }
+        if self.wanted_network {
+            f.write_str(
+                "\n  It tried to use the network, which is closed while compiling: what a build needs is fetched before, by \
+                 what its lock files pin.",
+            )?;
+        }
+        write!(f, "\n  command:     {}\n  in:          {}", self.command, self.dir.display())?;
+        if let Some(script) = &self.again {
+            write!(f, "\n  run again:   sh {}", quote(script.as_os_str()))?;
+        }
+        write!(f, "\n  log:         {}", self.log.display())
+    }
+}
+
+impl std::error::Error for CommandFailed {}
+
 /// Passes lines on until the command has ended and its output with it.
-fn follow(
-    events: &mpsc::Receiver<Event>,
-    step: &Step,
-    log: &mut ComponentLog,
-    group: &interrupt::Group,
-) -> anyhow::Result<wait4::ResUse> {
+fn follow(events: &mpsc::Receiver<Event>, step: &Step, group: &interrupt::Group) -> anyhow::Result<wait4::ResUse> {
     let mut exited: Option<(wait4::ResUse, Instant)> = None;
     loop {
         let patience = exited.map_or(Duration::MAX, |(_, since)| DRAIN.saturating_sub(since.elapsed()));
         let event = if exited.is_some() { events.recv_timeout(patience).ok() } else { events.recv().ok() };
         match (event, exited) {
-            (Some(Event::Line(line)), _) => {
-                step.output(&line);
-                log.line(&line);
-            }
+            (Some(Event::Line(line)), _) => step.output(&line),
             (Some(Event::Exited(outcome)), _) => {
                 // Daemons that a build tool leaves behind would hold the pipe and the folder.
                 group.end();
@@ -237,17 +274,17 @@ pub fn quote(word: &std::ffi::OsStr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::Logs;
     use crate::progress::{Ui, Verbosity};
 
     fn run(script: &str) -> (anyhow::Result<Cost>, String, tempfile::TempDir) {
         let folder = tempfile::Builder::new().prefix("a folder ").tempdir().unwrap();
-        let logs = Logs::begin(folder.path()).unwrap();
-        let mut log = logs.component("test").unwrap();
+        let ui = Ui::new(Verbosity::Quiet);
+        ui.keep_logs(folder.path()).unwrap();
+        let step = ui.step("test", "run");
         let env = BTreeMap::from([("PATH".to_owned(), std::env::var_os("PATH").unwrap()), ("MARK".to_owned(), "it's".into())]);
         let command = Command::new("sh", folder.path(), &env).args(["-c", script]);
-        let result = command.run(&Ui::new(Verbosity::Quiet).step("test", "run"), &mut log);
-        let text = std::fs::read_to_string(log.path()).unwrap();
+        let result = command.run(&step).map(|()| step.cost());
+        let text = std::fs::read_to_string(folder.path().join("logs/test/run.log")).unwrap();
         (result, text, folder)
     }
 
@@ -268,7 +305,7 @@ mod tests {
         for part in ["exit status: 3", "first error: a.c:1:2: error: broken", "| 50", "run again:"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
-        let script = folder.path().join("logs/test.again.sh");
+        let script = folder.path().join("logs/test/run.again.sh");
         let again = std::process::Command::new("sh").arg(script).output().unwrap();
         assert_eq!(again.status.code(), Some(3));
         assert!(String::from_utf8_lossy(&again.stdout).contains("broken"));

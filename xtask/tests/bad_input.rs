@@ -191,7 +191,7 @@ fn a_failing_compile_shows_the_first_error_the_command_and_the_log() {
         .bad(7, &["thing", "step compile", "thing.c:3:1: error: no such luck", "make", "run again", "log:"]);
     assert!(text.contains("✗ thing compile"), "{text}");
     let log = fs::read_to_string(place.path("build/build.log")).unwrap();
-    assert!(log.lines().any(|line| line.contains(" thing | ") && line.contains("no such luck")), "{log}");
+    assert!(log.lines().any(|line| line.contains(" thing/compile | ") && line.contains("no such luck")), "{log}");
     assert!(!place.tree().exists() && !place.archive().exists());
     // Mended, the next run succeeds, and what it stages can be staged again without compiling.
     place.write("stack/thing/Makefile", GOOD_MAKEFILE);

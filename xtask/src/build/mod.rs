@@ -17,9 +17,7 @@ pub use prepare::{needs_bootstrap, newest_mtime, prepare, source_files};
 use crate::dirs::Dirs;
 use crate::environment::{self, Environment};
 use crate::error::Kind;
-use crate::history::History;
 use crate::host::Host;
-use crate::logs::{ComponentLog, Logs};
 use crate::outputs::{self, Output, StepCost};
 use crate::plan::Planned;
 use crate::progress::{self, Ui};
@@ -29,7 +27,7 @@ use crate::stack::recipe::{Action, Step};
 use crate::stack::{Material, Stack};
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What all components of a run share.
 pub struct Session<'a> {
@@ -41,8 +39,6 @@ pub struct Session<'a> {
     pub dirs: &'a Dirs,
     /// What the person sees.
     pub ui: &'a Ui,
-    /// What the disk keeps.
-    pub logs: &'a Logs,
     /// The machine.
     pub host: &'a Host,
     /// How many jobs a build tool may run at once.
@@ -51,8 +47,6 @@ pub struct Session<'a> {
     pub offline: bool,
     /// Who may run when.
     pub scheduler: &'a Scheduler,
-    /// What the steps cost.
-    pub history: &'a History,
 }
 
 /// One component while it is compiled.
@@ -84,7 +78,7 @@ pub fn announce<'a>(session: &Session<'a>, planned: &Planned<'_>) -> Start<'a> {
 }
 
 /// What a step takes of the machine.
-fn need(planned: &Planned<'_>, step: &Step) -> Resources {
+pub fn need(planned: &Planned<'_>, step: &Step) -> Resources {
     Resources { cores: step.cores.unwrap_or(1), memory_mb: step.memory_mb.unwrap_or(planned.recipe.needs.memory_mb) }
 }
 
@@ -105,14 +99,13 @@ pub fn build(session: &Session<'_>, planned: &Planned<'_>, start: Start<'_>) -> 
     };
     let build = Build { session, planned, work, src, epoch };
     std::fs::create_dir_all(build.dest()).with_context(|| format!("cannot make {}", build.dest().display()))?;
-    let mut log = session.logs.component(name)?;
     let mut costs = Vec::new();
     let Start { times, mut claim } = start;
     for (at, step) in planned.recipe.steps.iter().enumerate() {
         let later = || session.scheduler.announce(need(planned, step), times[at..].iter().sum());
         let permit = claim.take().unwrap_or_else(later).wait()?;
-        build.fetch_dependencies(step, &mut log)?;
-        let cost = build.run_step(step, &mut log)?;
+        build.fetch_dependencies(step)?;
+        let cost = build.run_step(step)?;
         drop(permit);
         costs.push(StepCost::new(&step.name, cost));
     }
@@ -146,41 +139,31 @@ impl Build<'_> {
     }
 
     /// What the step's lock files pin is fetched into the tools' caches before the step runs without network.
-    fn fetch_dependencies(&self, step: &Step, log: &mut ComponentLog) -> anyhow::Result<()> {
+    fn fetch_dependencies(&self, step: &Step) -> anyhow::Result<()> {
         let commands = self
             .dependencies(step)
             .with_context(|| format!("cannot build {}, step {}", self.planned.recipe.name, step.name))?;
         if commands.is_empty() {
             return Ok(());
         }
-        self.run_shown(&format!("{} needs", step.name), log, &commands).map(drop)
+        self.run_shown(&format!("{} needs", step.name), &commands).map(drop)
     }
 
-    fn run_step(&self, step: &Step, log: &mut ComponentLog) -> anyhow::Result<Cost> {
+    fn run_step(&self, step: &Step) -> anyhow::Result<Cost> {
         let commands =
             self.commands(step).with_context(|| format!("cannot build {}, step {}", self.planned.recipe.name, step.name))?;
-        self.run_shown(&step.name, log, &commands)
+        self.run_shown(&step.name, &commands)
     }
 
     /// Runs commands under one line on the terminal.
-    fn run_shown(&self, what: &str, log: &mut ComponentLog, commands: &[Command]) -> anyhow::Result<Cost> {
+    fn run_shown(&self, what: &str, commands: &[Command]) -> anyhow::Result<Cost> {
         let name = &self.planned.recipe.name;
         let shown = self.session.ui.step(name, what);
         shown.announce();
-        let begin = Instant::now();
-        let run = |total: Cost, command: &Command| command.run(&shown, log).map(|cost| total.then(cost));
-        let outcome = commands.iter().try_fold(Cost::default(), run);
-        self.session.history.add(name, what, begin, outcome.as_ref().ok().copied());
-        match outcome {
-            Ok(cost) => {
-                shown.done(&format!("cpu {}, peak {}", progress::seconds(cost.cpu), progress::bytes(cost.peak)));
-                Ok(cost)
-            }
-            Err(error) => {
-                shown.fail("");
-                Err(error.context(format!("cannot build {name}, step {what}")))
-            }
-        }
+        let outcome = commands.iter().try_for_each(|command| command.run(&shown));
+        let cost = shown.cost();
+        let outcome = outcome.map(|()| cost).with_context(|| format!("cannot build {name}, step {what}"));
+        shown.close(outcome, |cost| format!("cpu {}, peak {}", progress::seconds(cost.cpu), progress::bytes(cost.peak)))
     }
 
     /// The folder that a step runs in.

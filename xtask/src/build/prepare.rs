@@ -29,28 +29,23 @@ pub fn prepare(session: &Session<'_>, planned: &Planned<'_>, archive: Option<&Pa
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let src = work.join("src");
     let step = session.ui.step(name, "unpack");
-    let note = match (source.origin(), archive) {
-        (Origin::Folder(path), _) => {
-            let files = copy_tree(&session.stack.root.join(path), &src)?;
-            format!("{files} files")
-        }
-        (Origin::Archive { .. }, Some(archive)) => {
-            let unpacked = unpack::unpack(archive, &src)
-                .with_context(|| format!("cannot unpack {} {} from {}", source.name, source.version, archive.display()))?;
-            format!("{} files, {}", unpacked.files, progress::bytes(unpacked.bytes))
-        }
-        (Origin::Archive { .. }, None) => return Err(Kind::Fetch.error(format!("the archive of {name} was not fetched"))),
+    let unpacked = match (source.origin(), archive) {
+        (Origin::Folder(path), _) => copy_tree(&session.stack.root.join(path), &src).map(|files| format!("{files} files")),
+        (Origin::Archive { .. }, Some(archive)) => unpack::unpack(archive, &src)
+            .map(|unpacked| format!("{} files, {}", unpacked.files, progress::bytes(unpacked.bytes)))
+            .with_context(|| format!("cannot unpack {} {} from {}", source.name, source.version, archive.display())),
+        (Origin::Archive { .. }, None) => Err(Kind::Fetch.error(format!("the archive of {name} was not fetched"))),
     };
-    step.done(&note);
-    if !planned.recipe.patches.is_empty() {
-        let step = session.ui.step(name, "patch");
-        for file in &planned.recipe.patches {
-            patch::apply(&session.stack.patch_path(planned.recipe, file), &src)
-                .with_context(|| format!("cannot patch {name} with {file}"))?;
-        }
-        step.done(&planned.recipe.patches.join(", "));
+    step.close(unpacked, String::clone)?;
+    if planned.recipe.patches.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let step = session.ui.step(name, "patch");
+    let patched = planned.recipe.patches.iter().try_for_each(|file| {
+        let applied = patch::apply(&session.stack.patch_path(planned.recipe, file), &src);
+        applied.map(drop).with_context(|| format!("cannot patch {name} with {file}"))
+    });
+    step.close(patched, |()| planned.recipe.patches.join(", "))
 }
 
 /// Whether a prepared source of kind autotools comes without `configure`.

@@ -4,14 +4,13 @@ use super::Workshop;
 use crate::build::{self, Session};
 use crate::cli;
 use crate::error::{self, Kind, WithKind as _};
-use crate::history::History;
-use crate::logs::Logs;
 use crate::outputs::{self, Output};
 use crate::plan::{self, Planned, State};
-use crate::progress::{bytes, seconds};
+use crate::progress::{Ahead, Fate, bytes};
 use crate::schedule::{GivenUp, Resources, Scheduler, side_by_side};
 use crate::stack::Material;
 use crate::stack::lock::Source;
+use crate::stack::recipe::Recipe;
 use crate::stage::{self, ArchiveState, Piece, StageState};
 use crate::{archive, fetch, fingerprint, host, interrupt, preflight};
 use std::collections::BTreeMap;
@@ -28,24 +27,75 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let partial = recipes.len() < workshop.stack.recipes.len();
     let bundle = stage::bundle_name(&workshop.stack, partial);
     let _lock = workshop.lock(!args.wait.no_wait)?;
-    let planned = plan::plan(&workshop.stack, &recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
-    let built = if args.skip_build { compiled_before(&workshop, &planned)? } else { compile(&workshop, &planned, args)? };
+    workshop.ui.keep_logs(&workshop.dirs.build)?;
+    let outcome = make(&workshop, args, &bundle, &recipes);
+    let kept = workshop.ui.end(&workshop.dirs.build, &bundle, outcome.is_ok());
+    // What made the run fail matters more than that its history could not be written for the same reason.
+    outcome.and(kept)
+}
+
+/// The whole way, from the plan to the archive.
+fn make(workshop: &Workshop, args: &cli::Package, bundle: &str, recipes: &[&Recipe]) -> anyhow::Result<()> {
+    let planned = plan::plan(&workshop.stack, recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
+    let steps = ahead(&planned, args);
+    workshop.ui.plan(workshop.stack.name.as_deref(), bundle, steps, machine(args), &workshop.dirs.build);
+    let built = if args.skip_build { compiled_before(workshop, &planned)? } else { compile(workshop, &planned, args)? };
     let pieces: Vec<_> = planned.iter().zip(built).map(|(planned, output)| Piece { planned, output }).collect();
     for piece in &pieces {
         outputs::touch(&piece.output);
     }
     workshop.dirs.remove_stand_in();
-    let epoch = bundle_epoch(&workshop)?;
-    let state = stage::stage(&workshop.stack, &pieces, &bundle, epoch, &workshop.dirs, &workshop.ui)?;
+    let epoch = bundle_epoch(workshop)?;
+    let state = stage::stage(&workshop.stack, &pieces, bundle, epoch, &workshop.dirs, &workshop.ui)?;
     if args.skip_archive {
-        workshop.ui.line(&format!("{} ({})", workshop.dirs.tree(&bundle).display(), seconds(workshop.ui.elapsed())));
+        workshop.ui.artifact(&workshop.dirs.tree(bundle), None, None);
         return Ok(());
     }
-    archive_bundle(&workshop, &bundle, state, epoch, jobs(args))
+    archive_bundle(workshop, bundle, state, epoch, jobs(args))
+}
+
+/// The plan for those who watch.
+fn ahead(planned: &[Planned<'_>], args: &cli::Package) -> Vec<Ahead> {
+    let mut all: Vec<Ahead> = Vec::new();
+    let mut ends = Vec::new();
+    for planned in planned {
+        let mut last = None;
+        let fate = |step: &str| match &planned.state {
+            State::Build(why) if !args.skip_build => Fate::Run(why.clone()),
+            State::Build(_) => Fate::Cached(None),
+            State::Ready(output) => {
+                Fate::Cached(output.record.steps.iter().find(|cost| cost.name == step).map(outputs::StepCost::cost))
+            }
+        };
+        for step in &planned.recipe.steps {
+            let need = build::need(planned, step);
+            let (component, step) = (planned.recipe.name.clone(), step.name.clone());
+            let fate = fate(&step);
+            all.push(Ahead { component, step, after: last.into_iter().collect(), need, fate });
+            last = Some(all.len() - 1);
+        }
+        ends.extend(last);
+    }
+    let names = if args.skip_archive { &["stage"][..] } else { &["stage", "archive"] };
+    for name in names {
+        let fate = Fate::Run("always looked at".to_owned());
+        let need = Resources { cores: 1, memory_mb: 0 };
+        all.push(Ahead { component: "bundle".to_owned(), step: (*name).to_owned(), after: ends, need, fate });
+        ends = vec![all.len() - 1];
+    }
+    all
 }
 
 fn jobs(args: &cli::Package) -> usize {
     args.jobs.map_or_else(host::cores, usize::from)
+}
+
+/// What may be used of this machine.
+fn machine(args: &cli::Package) -> Resources {
+    Resources {
+        cores: u32::try_from(jobs(args)).unwrap_or(u32::MAX),
+        memory_mb: host::memory().map_or(u64::MAX, |bytes| bytes / 1_000_000),
+    }
 }
 
 /// `--skip-build`: what was compiled before, whether or not it still is what the recipes say.
@@ -81,25 +131,17 @@ fn compiled_before(workshop: &Workshop, planned: &[Planned<'_>]) -> anyhow::Resu
 
 /// Compiles what is not ready; gives all outputs in the plan's order.
 fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) -> anyhow::Result<Vec<Output>> {
-    let logs = Logs::begin(&workshop.dirs.build)?;
     let ui = &workshop.ui;
-    let total = Resources {
-        cores: u32::try_from(jobs(args)).unwrap_or(u32::MAX),
-        memory_mb: host::memory().map_or(u64::MAX, |bytes| bytes / 1_000_000),
-    };
-    let scheduler = Scheduler::new(total);
-    let history = History::begin();
+    let scheduler = Scheduler::new(machine(args));
     let session = Session {
         stack: &workshop.stack,
         workspace: &workshop.workspace,
         dirs: &workshop.dirs,
         ui,
-        logs: &logs,
         host: &workshop.host,
         jobs: jobs(args),
         offline: args.network.offline,
         scheduler: &scheduler,
-        history: &history,
     };
     let todo: Vec<_> = planned.iter().filter(|planned| planned.to_build()).collect();
     for planned in &todo {
@@ -121,9 +163,6 @@ fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) ->
         }
         outcome
     });
-    if let Some(table) = history.end(&workshop.dirs.build, &stage::bundle_name(&workshop.stack, false))? {
-        ui.line(&format!("{table}\n  as a page: {}", workshop.dirs.build.join("timings.html").display()));
-    }
     interrupt::check()?;
     let mut built: BTreeMap<&str, Output> = BTreeMap::new();
     let mut failures = Vec::new();
@@ -231,20 +270,24 @@ fn archive_bundle(workshop: &Workshop, bundle: &str, mut state: StageState, epoc
     } else {
         let cache = workshop.dirs.archive_cache();
         let options = archive::Options { mtime: epoch, jobs, cache: Some(&cache), level: archive::LEVEL };
-        let summary = archive::write(&workshop.dirs.tree(bundle), bundle, &target, &options)?;
-        step.done(&format!(
-            "{} of {} files with {}, {} of {} blocks as before",
-            bytes(summary.bytes),
-            summary.files,
-            bytes(summary.content),
-            summary.reused,
-            summary.blocks
-        ));
-        workshop.ui.line(&format!("sha256 {}", summary.sha256));
+        let summary = step.close(archive::write(&workshop.dirs.tree(bundle), bundle, &target, &options), |summary| {
+            format!(
+                "{} of {} files with {}, {} of {} blocks as before",
+                bytes(summary.bytes),
+                summary.files,
+                bytes(summary.content),
+                summary.reused,
+                summary.blocks
+            )
+        })?;
         state.archive = Some(ArchiveState { file: fingerprint::known(&target, summary.sha256)?, mtime: epoch });
         state.write(&workshop.dirs.state(bundle))?;
     }
-    workshop.ui.line(&format!("{} ({})", target.display(), seconds(workshop.ui.elapsed())));
+    let (sha256, size) = match state.archive.as_ref().map(|archive| &archive.file) {
+        Some(fingerprint::EntryKind::File { sha256, size, .. }) => (Some(sha256.as_str()), Some(*size)),
+        _ => (None, None),
+    };
+    workshop.ui.artifact(&target, sha256, size);
     Ok(())
 }
 

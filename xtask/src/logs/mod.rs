@@ -1,7 +1,8 @@
 //! The full output of everything that ran, on disk.
 //!
-//! `build/build.log` holds every line of a run with its time and component; `build/logs/<component>.log` holds the same
-//! for one component, without the prefix. The previous run's `build.log` is kept as `build.log.1`.
+//! `build/build.log` holds every line of a run with its time, component and step; `build/logs/<component>/<step>.log` holds
+//! the same for one step, without the prefix, from the last run in which the step ran. Earlier runs' `build.log` are kept as
+//! `build.log.1` (the last) to `build.log.5`.
 
 use anyhow::Context as _;
 use std::collections::VecDeque;
@@ -13,6 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How many lines of a step's output are kept to be shown when it fails.
 const TAIL: usize = 20;
 
+/// How many earlier runs' logs are kept.
+const GENERATIONS: usize = 5;
+
 /// The logs of one run. Cheap to clone.
 #[derive(Clone)]
 pub struct Logs {
@@ -21,7 +25,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Begins `build.log` anew in `build`, keeping the old one as `build.log.1`.
+    /// Begins `build.log` anew in `build`; the old ones move up by one, the oldest goes.
     ///
     /// # Errors
     /// When the folder or the file cannot be made.
@@ -29,46 +33,65 @@ impl Logs {
         let folder = build.join("logs");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let path = build.join("build.log");
-        if path.exists() {
-            let old = build.join("build.log.1");
-            std::fs::rename(&path, &old).with_context(|| format!("cannot rename {} to {}", path.display(), old.display()))?;
+        let generation = |number: usize| if number == 0 { path.clone() } else { build.join(format!("build.log.{number}")) };
+        for number in (0..GENERATIONS).rev() {
+            let (from, to) = (generation(number), generation(number + 1));
+            if from.exists() {
+                std::fs::rename(&from, &to).with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))?;
+            }
         }
         let all = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self { folder, all: Arc::new(Mutex::new(all)) })
     }
 
-    /// Begins a component's own log anew.
+    /// Begins a step's own log anew.
     ///
     /// # Errors
     /// When the file cannot be made.
-    pub fn component(&self, component: &str) -> anyhow::Result<ComponentLog> {
-        let path = self.folder.join(format!("{component}.log"));
+    pub fn step(&self, component: &str, step: &str) -> anyhow::Result<StepLog> {
+        let folder = self.folder.join(file_name(component));
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let path = folder.join(format!("{}.log", file_name(step)));
         let own = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(ComponentLog { all: self.clone(), component: component.to_owned(), own, path, tail: VecDeque::new(), telling: None })
+        let title = format!("{component}/{step}");
+        Ok(StepLog { all: self.clone(), title, own, path, tail: VecDeque::new(), telling: None })
     }
 
-    fn write(&self, component: &str, line: &str) {
+    /// Writes a line to `build.log` only; `title` says whose it is.
+    pub fn line(&self, title: &str, line: &str) {
         let now = jiff::Timestamp::now();
-        let text = format!("{now:.3} {component} | {line}\n");
+        let text = format!("{now:.3} {title} | {line}\n");
         // A log that cannot be written (a full disk) must not hide the failure that is being logged.
         let _ = self.all.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
     }
 }
 
-/// The log of one component, and what of it a person should see when a step fails.
-pub struct ComponentLog {
+/// A name as a file may bear it, and as nobody has to quote it.
+fn file_name(name: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || "._+-".contains(c) { c } else { '-' };
+    let name: String = name.chars().map(plain).collect();
+    if name.starts_with('.') { format!("_{name}") } else { name }
+}
+
+/// The log of one step, and what of it a person should see when the step fails.
+pub struct StepLog {
     all: Logs,
-    component: String,
+    title: String,
     own: File,
     path: PathBuf,
     tail: VecDeque<String>,
     telling: Option<String>,
 }
 
-impl ComponentLog {
+impl StepLog {
     /// Where the log is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where a script that runs the step's failed command again belongs.
+    pub fn again(&self) -> PathBuf {
+        self.path.with_extension("again.sh")
     }
 
     /// Marks the begin of a command: the lines to be shown on failure are this command's.
@@ -91,13 +114,13 @@ impl ComponentLog {
     }
 
     fn write(&mut self, line: &str) {
-        self.all.write(&self.component, line);
+        self.all.line(&self.title, line);
         let _ = self.own.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// The first line of the last command that looks like an error, if it is not among the last ones anyway.
+    /// The first line of the last command that looks like an error.
     pub fn telling(&self) -> Option<&str> {
-        self.telling.as_deref().filter(|line| !self.tail.iter().any(|last| last == line))
+        self.telling.as_deref()
     }
 
     /// The last lines of the last command.
@@ -158,10 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn a_components_log_keeps_all_lines_and_the_first_telling_one() {
+    fn a_steps_log_keeps_all_lines_and_the_first_telling_one() {
         let folder = tempfile::tempdir().unwrap();
         let logs = Logs::begin(folder.path()).unwrap();
-        let mut log = logs.component("x").unwrap();
+        let mut log = logs.step("x", "y needs").unwrap();
+        assert_eq!(log.path(), folder.path().join("logs/x/y-needs.log"));
         log.command("make");
         log.line("a.c:1:1: error: first");
         for number in 0..100 {
@@ -172,6 +196,29 @@ mod tests {
         let own = std::fs::read_to_string(log.path()).unwrap();
         assert_eq!(own.lines().count(), 102);
         let all = std::fs::read_to_string(folder.path().join("build.log")).unwrap();
-        assert!(all.lines().all(|line| line.contains("Z x | ")), "{all}");
+        assert!(all.lines().all(|line| line.contains("Z x/y needs | ")), "{all}");
+    }
+
+    #[test]
+    fn the_logs_of_earlier_runs_move_up_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        for run in 0..GENERATIONS + 3 {
+            Logs::begin(folder.path()).unwrap().line("run", &run.to_string());
+        }
+        let mut runs = Vec::new();
+        for entry in std::fs::read_dir(folder.path()).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            let run = text.trim().rsplit(' ').next().unwrap().to_owned();
+            runs.push(format!("{} {run}", entry.file_name().to_string_lossy()));
+        }
+        runs.sort();
+        assert_eq!(runs, ["build.log 7", "build.log.1 6", "build.log.2 5", "build.log.3 4", "build.log.4 3", "build.log.5 2"]);
+    }
+
+    #[test]
+    fn names_of_steps_become_names_of_files() {
+        assert_eq!(file_name("compile needs"), "compile-needs");
+        assert_eq!(file_name("../up"), "_..-up");
+        assert_eq!(file_name("übung 2+x"), "übung-2+x");
     }
 }

@@ -1,19 +1,25 @@
 //! What runs cost: `build/history/` keeps the last ones, `build/timings.html` shows the newest as a page.
 
+use crate::events::{Event, StepResult};
 use crate::progress;
 use crate::shell::Cost;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many runs are kept.
 const KEPT: usize = 20;
 
+/// The version of a run's file; others are not read.
+const FORMAT: u32 = 1;
+
 /// One step of one component, while it ran.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Span {
     /// The component.
     pub component: String,
@@ -21,14 +27,54 @@ pub struct Span {
     pub step: String,
     /// When it began, in seconds since the run did.
     pub begin_s: f64,
-    /// How long it took, in seconds.
+    /// How long it took, in seconds; of a cached step when it ran last.
     pub wall_s: f64,
-    /// Processor time, in seconds.
-    pub cpu_s: f64,
-    /// Memory of its largest process, in bytes.
-    pub peak: u64,
-    /// Whether it ended well.
-    pub good: bool,
+    /// Processor time of its commands, in seconds; none for a step without commands.
+    pub cpu_s: Option<f64>,
+    /// Most memory that its commands had at once, in bytes.
+    pub peak: Option<u64>,
+    /// How it ended.
+    pub result: StepResult,
+}
+
+impl Span {
+    /// A step that began so long after the run, took so long, and cost this.
+    pub fn new(
+        component: &str,
+        step: &str,
+        (begin, wall): (Duration, Duration),
+        cost: Option<Cost>,
+        result: StepResult,
+    ) -> Self {
+        Self {
+            component: component.to_owned(),
+            step: step.to_owned(),
+            begin_s: begin.as_secs_f64(),
+            wall_s: wall.as_secs_f64(),
+            cpu_s: cost.map(|cost| cost.cpu.as_secs_f64()),
+            peak: cost.map(|cost| cost.peak),
+            result,
+        }
+    }
+
+    /// A step that did not have to run, with what it cost when it did.
+    pub fn cached(component: &str, step: &str, at: Duration, before: Option<Cost>) -> Self {
+        let wall = before.map(|cost| cost.wall).unwrap_or_default();
+        Self::new(component, step, (at, wall), before, StepResult::Cached)
+    }
+
+    /// Its end as programs are told it.
+    pub fn event<'a>(&'a self, note: &'a str) -> Event<'a> {
+        Event::StepEnd {
+            component: &self.component,
+            step: &self.step,
+            result: self.result,
+            wall_s: self.wall_s,
+            cpu_s: self.cpu_s,
+            peak: self.peak,
+            note,
+        }
+    }
 }
 
 /// The steps of a run, gathered while it goes on.
@@ -40,12 +86,17 @@ pub struct History {
 }
 
 /// A run as it is kept.
-#[derive(Serialize)]
-struct Run<'a> {
-    bundle: &'a str,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Run {
+    format: u32,
+    bundle: String,
+    /// When it began.
     at: String,
     wall_s: f64,
-    spans: &'a [Span],
+    /// Whether it ended well.
+    good: bool,
+    steps: Vec<Span>,
 }
 
 impl History {
@@ -54,39 +105,31 @@ impl History {
         Self { began: Instant::now(), at: jiff::Timestamp::now(), spans: Mutex::new(Vec::new()) }
     }
 
-    /// Adds a step that began at `begin` and has just ended; a failed one has no cost but its time.
-    pub fn add(&self, component: &str, step: &str, begin: Instant, cost: Option<Cost>) {
-        let known = cost.unwrap_or_default();
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).push(Span {
-            component: component.to_owned(),
-            step: step.to_owned(),
-            begin_s: begin.duration_since(self.began).as_secs_f64(),
-            wall_s: begin.elapsed().as_secs_f64(),
-            cpu_s: known.cpu.as_secs_f64(),
-            peak: known.peak,
-            good: cost.is_some(),
-        });
+    /// Adds a step that has ended.
+    pub fn add(&self, span: Span) {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner).push(span);
     }
 
-    /// Writes the run to `build/history/` and the page, and gives the table of its steps; nothing for a run without steps.
+    /// Writes the run to `build/history/`; if it built anything, the page too, and gives the table of its steps.
     ///
     /// # Errors
     /// When the files cannot be written.
-    pub fn end(&self, build: &Path, bundle: &str) -> anyhow::Result<Option<String>> {
+    pub fn end(&self, build: &Path, bundle: &str, good: bool) -> anyhow::Result<Option<String>> {
         let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if spans.is_empty() {
             return Ok(None);
         }
         spans.sort_by(|a, b| a.begin_s.total_cmp(&b.begin_s));
         let at = format!("{:.0}", self.at);
-        let run = Run { bundle, at: at.clone(), wall_s: self.began.elapsed().as_secs_f64(), spans: &spans };
+        let wall_s = self.began.elapsed().as_secs_f64();
+        let run = Run { format: FORMAT, bundle: bundle.to_owned(), at: at.clone(), wall_s, good, steps: spans };
         let folder = build.join("history");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         // Colons are no letters for file names everywhere.
         write(&folder.join(format!("{}.json", at.replace(':', "-"))), &serde_json::to_vec_pretty(&run)?)?;
         forget_old(&folder)?;
         write(&build.join("timings.html"), page(&run).as_bytes())?;
-        Ok(Some(table(&spans)))
+        Ok(Some(table(&run.steps)))
     }
 }
 
@@ -97,11 +140,53 @@ fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The names are times, so their order is that of the runs.
-fn forget_old(folder: &Path) -> anyhow::Result<()> {
-    let mut runs: Vec<_> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+/// How long each step took when it ran last.
+#[derive(Debug, Default)]
+pub struct Remembered(BTreeMap<(String, String), Duration>);
+
+impl Remembered {
+    /// From the kept runs of a build folder; what cannot be read of them is not remembered.
+    pub fn read(build: &Path) -> Self {
+        let mut all = BTreeMap::new();
+        for path in runs(&build.join("history")) {
+            let Some(run) = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Run>(&text).ok()) else {
+                continue;
+            };
+            let known = run.steps.into_iter().filter(|span| span.result != StepResult::Failed && span.wall_s > 0.0);
+            for span in known.filter(|_| run.format == FORMAT) {
+                let wall = Duration::try_from_secs_f64(span.wall_s).unwrap_or_default();
+                all.insert((span.component, span.step), wall);
+            }
+        }
+        Self(all)
+    }
+
+    /// These seconds.
+    #[cfg(test)]
+    pub fn of<const N: usize>(times: [(&str, &str, f64); N]) -> Self {
+        let entry = |(component, step, secs): (&str, &str, f64)| {
+            ((component.to_owned(), step.to_owned()), Duration::from_secs_f64(secs))
+        };
+        Self(times.into_iter().map(entry).collect())
+    }
+
+    /// A step's time.
+    pub fn wall(&self, component: &str, step: &str) -> Option<Duration> {
+        self.0.get(&(component.to_owned(), step.to_owned())).copied()
+    }
+}
+
+/// The kept runs, the oldest first: the names are times.
+fn runs(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut runs: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    runs.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     runs.sort();
-    for old in runs.iter().rev().skip(KEPT) {
+    runs
+}
+
+fn forget_old(folder: &Path) -> anyhow::Result<()> {
+    for old in runs(folder).iter().rev().skip(KEPT) {
         std::fs::remove_file(old).with_context(|| format!("cannot remove {}", old.display()))?;
     }
     Ok(())
@@ -120,33 +205,33 @@ fn table(spans: &[Span]) -> String {
             text,
             "\n  {title:<36} {:>10} {:>10} {:>10}",
             seconds(span.wall_s),
-            seconds(span.cpu_s),
-            progress::bytes(span.peak)
+            seconds(span.cpu_s.unwrap_or_default()),
+            progress::bytes(span.peak.unwrap_or_default())
         );
     }
     text
 }
 
 /// A page that needs nothing but itself: one bar for each step, as long as it took, where it was in time.
-fn page(run: &Run<'_>) -> String {
-    let total = run.spans.iter().map(|span| span.begin_s + span.wall_s).fold(0.001, f64::max);
+fn page(run: &Run) -> String {
+    let total = run.steps.iter().map(|span| span.begin_s + span.wall_s).fold(0.001, f64::max);
     let mut rows = String::new();
-    for span in run.spans {
+    for span in &run.steps {
         let (left, width) = (100.0 * span.begin_s / total, (100.0 * span.wall_s / total).max(0.15));
-        let cores = if span.wall_s > 0.0 { span.cpu_s / span.wall_s } else { 0.0 };
+        let cores = if span.wall_s > 0.0 { span.cpu_s.unwrap_or_default() / span.wall_s } else { 0.0 };
         let _ = writeln!(
             rows,
             "<tr class=\"{}\"><th>{} <b>{}</b></th><td class=bar><i style=\"margin-left:{left:.3}%;width:{width:.3}%\"></i></td>\
              <td>{}</td><td>{}</td><td>{cores:.1}</td><td>{}</td></tr>",
-            if span.good { "good" } else { "bad" },
+            if span.result == StepResult::Failed { "bad" } else { "good" },
             escape(&span.component),
             escape(&span.step),
             seconds(span.wall_s),
-            seconds(span.cpu_s),
-            progress::bytes(span.peak),
+            seconds(span.cpu_s.unwrap_or_default()),
+            progress::bytes(span.peak.unwrap_or_default()),
         );
     }
-    let title = format!("{} on {}", escape(run.bundle), escape(&run.at));
+    let title = format!("{} on {}", escape(&run.bundle), escape(&run.at));
     format!(
         "<!DOCTYPE html>\n<html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{title}</title>\n\
          <style>{STYLE}</style>\n<h1>{title}</h1>\n<p>{} from the first step to the last.</p>\n<table>\n\
@@ -178,9 +263,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for at in 0..KEPT + 3 {
             let history = History { at: jiff::Timestamp::from_second(1_000_000 + at as i64).unwrap(), ..History::begin() };
-            history.add("go-carbon", "<compile>", Instant::now(), Some(Cost { peak: 5_000_000, ..Cost::default() }));
-            history.add("collectd", "compile", Instant::now(), None);
-            let table = history.end(folder.path(), "dkumonitor-1").unwrap().unwrap();
+            let times = (Duration::from_secs(1), Duration::from_secs(2));
+            let cost = Some(Cost { peak: 5_000_000, ..Cost::default() });
+            history.add(Span::new("go-carbon", "<compile>", times, cost, StepResult::Built));
+            history.add(Span::new("collectd", "compile", times, None, StepResult::Failed));
+            let table = history.end(folder.path(), "dkumonitor-1", false).unwrap().unwrap();
             assert!(table.contains("go-carbon <compile>") && table.contains("5.0 MB"), "{table}");
         }
         let runs: Vec<_> = std::fs::read_dir(folder.path().join("history")).unwrap().flatten().collect();
@@ -192,7 +279,7 @@ mod tests {
     #[test]
     fn a_run_without_steps_leaves_the_last_page_alone() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(History::begin().end(folder.path(), "x").unwrap(), None);
+        assert_eq!(History::begin().end(folder.path(), "x", true).unwrap(), None);
         assert!(!folder.path().join("timings.html").exists());
     }
 }
