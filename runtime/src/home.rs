@@ -16,7 +16,10 @@
 //!     state.json            the last known state of every service ([`supervise::store`](crate::supervise::store))
 //!     NAME.lock             locked by the service's processes themselves, holds the first one's PID
 //!     NAME.out              FIFO that carries the service's output ([`supervise::logs`](crate::supervise::logs))
-//!     log/NAME.log          that output; NAME.log.1 … are older
+//!     NAME.spool            output on its way to a log with time stamps ([`supervise::logs::spool`](crate::supervise::logs::spool))
+//!     log/NAME.log          that output; NAME.log.TIME, compressed NAME.log.TIME.gz, is older, *.idx tells when which part came
+//!                           ([`supervise::logs::names`](crate::supervise::logs::names))
+//!     crash/NAME.TIME.txt   how it died, and its last lines ([`supervise::logs::crash`](crate::supervise::logs::crash))
 //! ```
 //!
 //! `dkm` finds the folder by the name it was called by: the link `DATA/bin/dkm`, followed step by step, so that links to it work.
@@ -150,6 +153,12 @@ impl Home {
     #[must_use]
     pub fn log(&self, name: &str) -> PathBuf {
         self.run().join("log").join(format!("{name}.log"))
+    }
+
+    /// The folder of what services said before they died.
+    #[must_use]
+    pub fn crashes(&self) -> PathBuf {
+        self.run().join("crash")
     }
 
     /// What was installed and how.

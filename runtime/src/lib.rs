@@ -50,6 +50,9 @@ use clap::Parser;
 /// Does what the arguments say, the first being the name the program was called by.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
+    if let Some(done) = supervise::logs::help(arguments) {
+        return done;
+    }
     let called_as = arguments.first().cloned().unwrap_or_else(|| "dkm".into());
     let name = Path::new(&called_as).file_name().and_then(|name| name.to_str()).unwrap_or("dkm").to_owned();
     let result = match name.as_str() {

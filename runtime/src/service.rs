@@ -200,26 +200,78 @@ pub struct ConfigFile {
     pub mode: Option<String>,
 }
 
-/// How much of a service's output is kept.
+/// What is kept of a service's output, and how; for ages and sizes 0 means without bound. `max-` is about the file that is being
+/// written, `keep` about the rotated ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct LogPolicy {
-    /// A file that has grown beyond this many bytes is rotated.
+    /// A file that would grow beyond this many bytes is rotated.
     pub max_bytes: u64,
+    /// A file whose first line is older than this many seconds is rotated when the next line comes.
+    pub max_age_s: u64,
     /// How many rotated files are kept beside the current one.
     pub keep: u32,
+    /// Rotated files are removed when they are older than this many seconds.
+    pub keep_age_s: u64,
+    /// The most bytes that all files of the log may have together; the oldest go first.
+    pub keep_bytes: u64,
+    /// Whether rotated files are compressed.
+    pub compress: bool,
+    /// Whether each line begins with its time.
+    pub timestamps: bool,
+    /// What happens to output when the disk is full.
+    pub on_full: OnFull,
+    /// How many last lines are kept with a crash; 0: no report is written.
+    pub crash_lines: u32,
+    /// How many reports of crashes are kept.
+    pub crash_keep: u32,
 }
 
-impl Default for LogPolicy {
-    /// 10 MB and five old files: at most about 60 MB a service.
-    fn default() -> Self {
-        Self { max_bytes: 10_000_000, keep: 5 }
-    }
+/// What happens to a service's output when it cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFull {
+    /// It is dropped and counted, and the service goes on.
+    Drop,
+    /// It waits in the FIFO, and when that is full the service waits too: nothing is lost.
+    Block,
 }
 
 impl LogPolicy {
+    /// 10 MB, five compressed old files: at most about 20 MB a service; the last 50 lines of the last 5 crashes.
+    pub const DEFAULT: Self = Self {
+        max_bytes: 10_000_000,
+        max_age_s: 0,
+        keep: 5,
+        keep_age_s: 0,
+        keep_bytes: 0,
+        compress: true,
+        timestamps: false,
+        on_full: OnFull::Drop,
+        crash_lines: 50,
+        crash_keep: 5,
+    };
+
     fn is_default(&self) -> bool {
-        *self == Self::default()
+        *self == Self::DEFAULT
+    }
+
+    /// Checks what the type alone cannot say.
+    ///
+    /// # Errors
+    /// The first thing found wrong, in words.
+    pub fn validate(&self) -> Result<()> {
+        let Self { max_bytes, keep_bytes, .. } = *self;
+        if keep_bytes > 0 && (max_bytes == 0 || keep_bytes < max_bytes) {
+            bail!("its log may have {keep_bytes} bytes in all (keep-bytes), and one file of it more (max-bytes {max_bytes})");
+        }
+        Ok(())
+    }
+}
+
+impl Default for LogPolicy {
+    fn default() -> Self {
+        Self::DEFAULT
     }
 }
 
@@ -356,6 +408,7 @@ impl Service {
         if self.command.first().is_none_or(String::is_empty) {
             bail!("the service {} has no command", self.name);
         }
+        self.log.validate().with_context(|| format!("cannot use the service {}", self.name))?;
         for path in self.config.iter().flat_map(|file| [&file.template, &file.to]).chain(&self.folders) {
             let inside = !path.is_empty()
                 && std::path::Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));

@@ -204,6 +204,22 @@ pub fn waiting_bytes(pipe: &File) -> usize {
     if result == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
 }
 
+/// Lets everybody else go first.
+pub fn be_nice() {
+    // SAFETY: nice(3) with a plain number. Its failure only means that we are as before.
+    unsafe { libc::nice(19) };
+}
+
+/// Where a byte is first: the C library looks at several at once.
+#[must_use]
+pub fn find_byte(byte: u8, bytes: &[u8]) -> Option<usize> {
+    // SAFETY: memchr(3) reads within the slice, and its result points into it or is null.
+    unsafe {
+        let found = libc::memchr(bytes.as_ptr().cast(), i32::from(byte), bytes.len());
+        (!found.is_null()).then(|| found.cast::<u8>().offset_from_unsigned(bytes.as_ptr()))
+    }
+}
+
 /// A descriptor as something to poll.
 ///
 /// The poll list is rebuilt for every call of poll(2) from descriptors that the supervisor owns, which a borrow checker cannot see

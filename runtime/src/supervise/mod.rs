@@ -45,7 +45,7 @@ use state::{Action, Event, LOOK_AGAIN, Next, State};
 use unit::Unit;
 
 /// The supervisor's own log: two files of this many bytes.
-const OWN_LOG: LogPolicy = LogPolicy { max_bytes: 1_000_000, keep: 1 };
+const OWN_LOG: LogPolicy = LogPolicy { max_bytes: 1_000_000, keep: 1, ..LogPolicy::DEFAULT };
 
 /// `run/state.json` is not written more often: a thousand services that start at once are not a thousand files.
 const STORE_GAP: Duration = Duration::from_millis(20);
@@ -70,9 +70,19 @@ pub struct Supervisor {
     dirty: bool,
     /// Before when it is not written again.
     store_at: Instant,
+    tidying: Tidying,
     /// For spreading pauses; no more random than that needs.
     seed: u64,
     buffer: Vec<u8>,
+}
+
+/// The compression of rotated logs.
+#[derive(Debug, Default)]
+struct Tidying {
+    /// The process that does it.
+    process: Option<i32>,
+    /// Whether there is more to do than it knows of.
+    due: bool,
 }
 
 /// A client that waits for services to arrive somewhere.
@@ -160,6 +170,7 @@ impl Supervisor {
             closing: false,
             dirty: true,
             store_at: Instant::now(),
+            tidying: Tidying::default(),
             buffer: vec![0; 64 * 1024],
         })
     }
@@ -170,11 +181,15 @@ impl Supervisor {
 
     /// The loop.
     fn work(&mut self) -> Result<()> {
+        // Before the answer to this is known something may already run.
+        self.settle(Instant::now());
+        self.tidying.due = logs::compress::is_due(&self.home.run().join("log"));
         loop {
             let now = Instant::now();
             self.settle(now);
             self.answer(now);
             self.store(now);
+            self.tidy();
             if self.closing && self.units.iter().all(Unit::is_stopped) {
                 return Ok(());
             }
@@ -200,7 +215,9 @@ impl Supervisor {
             add(Source::Client(at), client.interest());
         }
         for (at, unit) in self.units.iter().enumerate() {
-            add(Source::Output(at), (unit.output.fd(), PollFlags::POLLIN));
+            if let Some(fd) = unit.output.fd() {
+                add(Source::Output(at), (fd, PollFlags::POLLIN));
+            }
             if let Some(interest) = unit.probing.as_ref().and_then(probe::Probing::interest) {
                 add(Source::Probe(at), interest);
             }
@@ -287,6 +304,9 @@ impl Supervisor {
 
     /// A child has ended: a service's first process, or an orphan that came to us.
     fn ended(&mut self, pid: i32, how: &str, now: Instant) {
+        if self.tidying.process == Some(pid) {
+            self.tidying.process = None;
+        }
         let owner = self.units.iter().position(|unit| unit.leads(pid));
         if let Some(at) = owner {
             let unit = &mut self.units[at];
@@ -299,6 +319,33 @@ impl Supervisor {
             if self.units[at].look_at.is_some() {
                 self.drive(at, Event::Tick, now);
             }
+        }
+    }
+
+    /// Has rotated logs compressed, by one process at a time.
+    fn tidy(&mut self) {
+        for unit in &mut self.units {
+            self.tidying.due |= unit.output.has_rotated();
+        }
+        if self.tidying.due && self.tidying.process.is_none() {
+            self.tidying.due = false;
+            match logs::compress::start(&self.home) {
+                Ok(pid) => self.tidying.process = Some(pid),
+                Err(error) => self.note(&format!("{error:#}")),
+            }
+        }
+    }
+
+    /// Keeps what a service said before it died without having been asked to.
+    fn report(&mut self, at: usize, how: &str) {
+        let unit = &self.units[at];
+        let (State::Starting { process, .. } | State::Running { process, .. }) = &unit.state else { return };
+        let name = &unit.service.name;
+        let crash = logs::crash::Crash { service: name, pid: process.pid, how };
+        match unit.output.report(&self.home.crashes(), crash) {
+            Ok(Some(path)) => self.note(&format!("{name}: its last lines are in {}", path.display())),
+            Ok(None) => {}
+            Err(error) => self.note(&format!("{error:#}")),
         }
     }
 
@@ -325,6 +372,9 @@ impl Supervisor {
     }
 
     fn settle_one(&mut self, at: usize, now: Instant) -> bool {
+        if self.units[at].output.deadline().is_some_and(|due| due <= now) {
+            self.units[at].output.tick(&mut self.buffer);
+        }
         let before = self.units[at].state.clone();
         let pending = self.units[at].pending.is_some();
         if pending && !self.must_outlive_others(at) && !self.units[at].has_to_drain(now) {
@@ -368,6 +418,9 @@ impl Supervisor {
     fn drive(&mut self, at: usize, event: Event, now: Instant) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            if let Event::Ended(how) = &event {
+                self.report(at, how);
+            }
             let jitter = self.random();
             let unit = &mut self.units[at];
             let before = std::mem::replace(&mut unit.state, State::Waiting);
@@ -455,6 +508,7 @@ impl Supervisor {
         unit.restarts = if again { unit.restarts + 1 } else { 0 };
         unit.asked.clear();
         unit.look_at = None;
+        unit.output.set_policy(unit.service.log.clone());
         let launched = unit.output.writer().and_then(|writer| child::launch(&self.home, &unit.service, &writer));
         match launched {
             Ok(process) => match probe::Probing::new(&unit.service.probes, now) {

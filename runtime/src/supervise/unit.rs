@@ -130,7 +130,11 @@ impl Unit {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let probing = self.probing.as_ref().filter(|probing| !probing.passed()).map(Probing::deadline);
         let drain = self.drain.as_ref().map(|drain| drain.look_at);
-        [self.state.deadline(&self.policy(0)), self.look_at, probing, self.unwatched_at, drain].into_iter().flatten().min()
+        let output = self.output.deadline();
+        [self.state.deadline(&self.policy(0)), self.look_at, probing, self.unwatched_at, drain, output]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Goes on with the probes. `woken`: one of them has an answer.

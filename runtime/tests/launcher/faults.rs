@@ -153,35 +153,6 @@ fn stop_after_a_killed_supervisor_stops_what_it_left() {
     assert!(pids.iter().all(|&pid| !alive(pid)), "{}", bench.supervisor_log());
 }
 
-/// Where the kernel moves the bytes; elsewhere what was read and not yet written goes with the supervisor.
-#[cfg(target_os = "linux")]
-#[test]
-fn no_line_is_lost_when_the_supervisor_dies() {
-    let mut services = Bench::two();
-    let mut counter = crate::bench::listener("counter", "carbon", &[]);
-    counter["environment"] = json!({"HELPER": "count"});
-    counter["ports"] = json!([]);
-    counter["probes"] = json!([]);
-    counter["log"] = json!({"max-bytes": 1_000_000_000, "keep": 1});
-    services.push(counter);
-    let bench = Bench::installed(&services);
-    let size = || fs::metadata(bench.data().join("run/log/counter.log")).map_or(0, |meta| meta.len());
-    bench.good(&["start", "counter"]);
-    for _ in 0..10 {
-        let before = size();
-        until("more lines", || size() > before + 100_000);
-        let supervisor = bench.pid("");
-        send(supervisor, Signal::SIGKILL);
-        until("the supervisor to be gone", || !alive(supervisor));
-        bench.good(&["start", "go-carbon"]);
-    }
-    bench.good(&["stop", "counter"]);
-    let log = bench.log("counter");
-    let numbers: Vec<u64> = log.lines().filter_map(|line| line.strip_prefix("number ")?.parse().ok()).collect();
-    assert!(numbers.len() > 200);
-    assert!(numbers.iter().copied().eq(0..numbers.len() as u64), "lines are missing or doubled");
-}
-
 /// What the system has accepted for a service is read before the service is asked to end, if its definition says so.
 #[cfg(target_os = "linux")]
 #[test]

@@ -8,3 +8,4 @@ mod bench;
 mod control;
 mod faults;
 mod install;
+mod logs;
