@@ -45,7 +45,7 @@ pub fn run(arguments: &Dkm, called_as: &OsStr) -> Result<ExitCode> {
 
 /// The request for a verb that changes something.
 fn request(verb: control::Verb, options: &Act) -> Request {
-    Request { v: control::VERSION, verb, services: options.names.services.clone(), wait: !options.no_wait }
+    Request { wait: !options.no_wait, ..Request::new(verb, &options.names.services) }
 }
 
 /// What runs, as far as can be known without starting anything: the living supervisor's answer, or what the last one left, checked
@@ -55,7 +55,7 @@ fn request(verb: control::Verb, options: &Act) -> Request {
 /// When a living supervisor cannot be asked, or the services cannot be read.
 fn look(home: &Home) -> Result<(Option<SupervisorStatus>, Vec<Status>)> {
     if let Some(stream) = client::connect(home)? {
-        let request = Request { v: control::VERSION, verb: control::Verb::Status, services: Vec::new(), wait: false };
+        let request = Request::new(control::Verb::Status, &[]);
         let Reply::Done { supervisor, services, .. } = client::ask(stream, &request, |_| {})? else {
             bail!("the supervisor gave an answer of another kind");
         };

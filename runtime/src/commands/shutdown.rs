@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::{act, stop};
 use crate::cli::Shutdown;
-use crate::control::{Request, VERSION, Verb, client};
+use crate::control::{Request, Verb, client};
 use crate::home::Home;
 use crate::supervise::child;
 
@@ -27,7 +27,7 @@ pub fn run(home: &Home, options: &Shutdown) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let request = Request { v: VERSION, verb: Verb::Shutdown, services: Vec::new(), wait: !options.no_wait };
+    let request = Request { wait: !options.no_wait, ..Request::new(Verb::Shutdown, &[]) };
     let code = act::ask(home, stream, &request)?;
     let end = Instant::now() + LAST_TIME;
     while !options.no_wait && child::holder(&home.supervisor_lock()).is_some() {

@@ -159,7 +159,7 @@ pub fn ask(mut stream: UnixStream, request: &Request, mut told: impl FnMut(&Repl
         match reply {
             Reply::Error { message } => bail!("{message}"),
             Reply::Done { .. } => return Ok(reply),
-            Reply::Progress { .. } => told(&reply),
+            Reply::Progress { .. } | Reply::Event { .. } => told(&reply),
         }
     }
     bail!("the supervisor went away before it had answered")

@@ -156,6 +156,7 @@ impl Supervisor {
             pid: i32::try_from(std::process::id()).unwrap_or(0),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since: now_unix(),
+            problems: Vec::new(),
         };
         Ok(Self {
             log: logs::Log::open(&home.supervisor_log(), OWN_LOG)?,
@@ -528,6 +529,7 @@ impl Supervisor {
 
     /// Does what a client asks, or begins to.
     fn obey(&mut self, at: usize, request: &Request, now: Instant) {
+        let waits = request.wait && matches!(request.verb, Verb::Start | Verb::Stop | Verb::Restart | Verb::Shutdown);
         if let Err(message) = self.prepare(request) {
             let (client, _) = &mut self.clients[at];
             client.send(&Reply::Error { message });
@@ -556,8 +558,10 @@ impl Supervisor {
                     self.units[unit].pending = Some(next.clone());
                 }
             }
+            Verb::Clear => targets.iter().for_each(|&unit| self.units[unit].output.clear()),
+            Verb::ReopenLogs => targets.iter().for_each(|&unit| self.units[unit].output.reopen()),
+            _ => {}
         }
-        let waits = request.wait && request.verb != Verb::Status;
         // Of a start everything is told, of a stop only what changes.
         let shown = |unit: usize| if request.verb == Verb::Start { "" } else { self.units[unit].word() };
         let targets = targets.into_iter().map(|unit| Target { unit, shown: shown(unit), outcome: None }).collect();
@@ -572,6 +576,12 @@ impl Supervisor {
 
     /// Whether a request can be met; reads definitions anew where that is what it is about.
     fn prepare(&mut self, request: &Request) -> Result<(), String> {
+        if matches!(
+            request.verb,
+            Verb::Signal | Verb::Reload | Verb::Wait | Verb::Reread | Verb::Update | Verb::Events | Verb::UpgradeSelf
+        ) {
+            return Err("this supervisor does not know how to do that".to_owned());
+        }
         if self.closing && matches!(request.verb, Verb::Start | Verb::Restart) {
             return Err("the supervisor is shutting down: ask again when it has ended".to_owned());
         }
@@ -633,7 +643,8 @@ impl Supervisor {
             let message = target.outcome.clone().flatten()?;
             Some(Problem { service: self.units[target.unit].service.name.clone(), message })
         });
-        let done = Reply::Done { supervisor: self.me.clone(), services, problems: problems.collect() };
+        let problems = problems.collect();
+        let done = Reply::Done { supervisor: self.me.clone(), services, problems, changes: Vec::new() };
         let (client, _) = &mut self.clients[at];
         client.send(&done);
         client.finish();

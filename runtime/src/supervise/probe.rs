@@ -17,7 +17,7 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockopt, socket, sockopt};
 
 use crate::ports::parse_address;
-use crate::service::Probe;
+use crate::service::{Probe, Question};
 
 /// The first gap between two tries.
 const FIRST_GAP: Duration = Duration::from_millis(10);
@@ -44,9 +44,9 @@ struct Target {
 impl Target {
     fn parse(probe: &Probe) -> Result<Self> {
         let text = probe.to_string();
-        match probe {
-            Probe::Tcp(address) => Ok(Self { address: parse_endpoint(address)?, request: None, text }),
-            Probe::Http(url) => {
+        match &probe.question {
+            Question::Tcp(address) => Ok(Self { address: parse_endpoint(address)?, request: None, text }),
+            Question::Http { url, .. } => {
                 let rest = url.strip_prefix("http://").with_context(|| format!("\"{url}\" does not begin with http://"))?;
                 let (host, path) =
                     rest.split_once('/').map_or((rest, String::from("/")), |(host, path)| (host, format!("/{path}")));
@@ -56,6 +56,7 @@ impl Target {
                 let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: dkm\r\nConnection: close\r\n\r\n");
                 Ok(Self { address: parse_endpoint(host)?, request: Some(request.into_bytes()), text })
             }
+            _ => bail!("cannot ask for {text}"),
         }
     }
 }
@@ -273,7 +274,16 @@ fn judge(line: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::StatusRange;
     use std::net::TcpListener;
+
+    fn http(url: String) -> Probe {
+        Question::Http { url, status: StatusRange::default() }.into()
+    }
+
+    fn tcp(address: &str) -> Probe {
+        Question::Tcp(address.to_owned()).into()
+    }
 
     /// Drives a probing to its end as the supervisor's loop would.
     fn drive(probing: &mut Probing) -> bool {
@@ -305,7 +315,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = serve(listener, &["HTTP/1.1 503 Not yet\r\n\r\n", "nonsense\n", "", "HTTP/1.0 204 Fine\r\n\r\n"]);
-        let mut probing = Probing::new(&[Probe::Http(format!("http://{address}/x"))], Instant::now()).unwrap();
+        let mut probing = Probing::new(&[http(format!("http://{address}/x"))], Instant::now()).unwrap();
         assert!(drive(&mut probing), "{}", probing.waits_for());
         server.join().unwrap();
     }
@@ -313,7 +323,7 @@ mod tests {
     #[test]
     fn a_closed_port_is_not_ready_and_says_so() {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut probing = Probing::new(&[Probe::Tcp(address.to_string())], Instant::now()).unwrap();
+        let mut probing = Probing::new(&[tcp(&address.to_string())], Instant::now()).unwrap();
         probing.go_on(false, false, Instant::now());
         assert!(!probing.passed());
         assert!(probing.waits_for().contains("refused"), "{}", probing.waits_for());
@@ -324,8 +334,8 @@ mod tests {
     #[test]
     fn odd_addresses_are_refused() {
         for bad in ["http://example.org/", "https://127.0.0.1:1/", "http://127.0.0.1/", "http://127.0.0.1:1/a b"] {
-            assert!(check(&[Probe::Http(bad.into())]).is_err(), "{bad} was accepted");
+            assert!(check(&[http(bad.into())]).is_err(), "{bad} was accepted");
         }
-        assert!(check(&[Probe::Http("http://[::1]:80/".into()), Probe::Tcp("localhost:80".into())]).is_ok());
+        assert!(check(&[http("http://[::1]:80/".into()), tcp("localhost:80")]).is_ok());
     }
 }

@@ -239,7 +239,9 @@ impl Unit {
             next_try_ms,
             reason: self.reason(),
             adopted: process.is_some_and(|process| process.adopted),
+            enabled: self.service.enabled,
             process_started: process.and_then(|process| process.started),
+            ..Status::default()
         }
     }
 

@@ -250,8 +250,8 @@ fn requests_that_are_no_requests_are_refused_and_harm_nobody() {
         answer
     };
     assert!(ask(b"hello\n").contains("cannot understand"));
-    assert!(ask(b"{\"v\":99,\"verb\":\"stop\"}\n").contains("speaks protocol 1"));
-    assert!(ask(b"{\"v\":1,\"verb\":\"dance\"}\n").contains("cannot understand"));
+    assert!(ask(b"{\"v\":99,\"verb\":\"stop\"}\n").contains("speaks protocol 2"));
+    assert!(ask(b"{\"v\":2,\"verb\":\"dance\"}\n").contains("cannot understand"));
     assert!(ask(&vec![b'x'; 200_000]).contains("longer than") || ask(b"\n").contains("cannot understand"));
     // Many that say nothing do not keep one out that does.
     let idle: Vec<_> =

@@ -108,6 +108,15 @@ impl Log {
         self.index = None;
     }
 
+    /// Removes it with all that was rotated; the next line begins it anew.
+    pub fn clear(&mut self) {
+        names::old(&self.path).iter().for_each(names::Old::remove);
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(names::index_of(&self.path));
+        self.close();
+        (self.size, self.at_line_start, self.lost, self.expiry) = (0, true, Lost::default(), None);
+    }
+
     /// How often it was rotated since it was opened.
     #[must_use]
     pub fn rotations(&self) -> u64 {

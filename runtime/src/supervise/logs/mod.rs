@@ -171,6 +171,12 @@ impl Output {
         self.log.close();
     }
 
+    /// Removes what was logged so far, the rotated files too.
+    pub fn clear(&mut self) {
+        self.finish_spool();
+        self.log.clear();
+    }
+
     /// Whether files were rotated that are to be compressed since this was asked last.
     pub fn has_rotated(&mut self) -> bool {
         let before = std::mem::replace(&mut self.compressed_until, self.log.rotations());

@@ -15,9 +15,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize};
+
+mod log;
+mod probe;
+mod value;
+
+pub use log::{LogPolicy, OnFull};
+pub use probe::{Health, HealthAction, Probe, Question, StatusRange};
+pub use value::{Limit, Resource, Restart, Seconds, Umask};
 
 /// How a component is started, probed and stopped. See the module's documentation for where this is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +63,27 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
 
+    /// Files of `NAME=VALUE` lines, one or several, read at each start; `environment` wins over them. A relative path begins in the
+    /// data folder; a file with a dash before its path may be missing.
+    #[serde(default, deserialize_with = "one_or_more", skip_serializing_if = "Vec::is_empty")]
+    pub environment_file: Vec<String>,
+
+    /// The permissions that the service's new files do not get, in octal. Default: `"077"`, as the supervisor has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub umask: Option<Umask>,
+
+    /// Limits by `setrlimit(2)`: `{ nofile = "1024:4096", core = "unlimited" }`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<Resource, Limit>,
+
     /// Services that must be ready before this one starts, and that stop after it. Names that are not installed are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
+
+    /// Services that this one cannot do without: as `after`, and a start of this one starts them, it is not started while one of
+    /// them cannot be, and it stops and restarts with them. Their names have to be installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
 
     /// The signal that asks the service's process group to end.
     #[serde(default = "default_stop_signal")]
@@ -75,6 +102,22 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reload_signal: Option<StopSignal>,
 
+    /// Whether the service is started again when it ends by itself.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart: Restart,
+
+    /// The pause before the second restart in a row (the first is at once); each later one is twice as long.
+    #[serde(default = "default_restart_pause", skip_serializing_if = "is_restart_pause")]
+    pub restart_pause_s: Seconds,
+
+    /// No pause is longer than this.
+    #[serde(default = "default_longest_pause", skip_serializing_if = "is_longest_pause")]
+    pub restart_longest_pause_s: Seconds,
+
+    /// A service that was ready for this long has its earlier failures forgotten.
+    #[serde(default = "default_good_run", skip_serializing_if = "is_good_run")]
+    pub good_run_s: Seconds,
+
     /// Seconds that the service may take from its start until all probes pass; `dkm start` reports a failure after that.
     #[serde(default = "default_ready_timeout")]
     pub ready_timeout_s: u32,
@@ -87,6 +130,10 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Probe>,
 
+    /// Looks whether the service, once it is ready, is still well. Default: nobody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+
     /// Files that the installer renders into the data folder. Not repeated in `services.d`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub config: Vec<ConfigFile>,
@@ -98,6 +145,10 @@ pub struct Service {
     /// How much of the service's output is kept.
     #[serde(default, skip_serializing_if = "LogPolicy::is_default")]
     pub log: LogPolicy,
+
+    /// Whether the service belongs to "all". One that is not enabled is started only by its name.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub enabled: bool,
 }
 
 /// A type of installation: which part of the monitor a machine carries.
@@ -168,25 +219,6 @@ pub enum Protocol {
     Udp,
 }
 
-/// One question whose answer tells whether a service is ready. Exactly one key is given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Probe {
-    /// `HOST:PORT`; passes when a connection is accepted.
-    Tcp(String),
-    /// `http://HOST:PORT/PATH`; passes when the answer's status is from 200 to 399.
-    Http(String),
-}
-
-impl fmt::Display for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "tcp {address}"),
-            Self::Http(url) => f.write_str(url),
-        }
-    }
-}
-
 /// A file that the installer makes in the data folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -198,81 +230,6 @@ pub struct ConfigFile {
     /// Octal mode. Default: 0600, since configuration may hold secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-}
-
-/// What is kept of a service's output, and how; for ages and sizes 0 means without bound. `max-` is about the file that is being
-/// written, `keep` about the rotated ones.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct LogPolicy {
-    /// A file that would grow beyond this many bytes is rotated.
-    pub max_bytes: u64,
-    /// A file whose first line is older than this many seconds is rotated when the next line comes.
-    pub max_age_s: u64,
-    /// How many rotated files are kept beside the current one.
-    pub keep: u32,
-    /// Rotated files are removed when they are older than this many seconds.
-    pub keep_age_s: u64,
-    /// The most bytes that all files of the log may have together; the oldest go first.
-    pub keep_bytes: u64,
-    /// Whether rotated files are compressed.
-    pub compress: bool,
-    /// Whether each line begins with its time.
-    pub timestamps: bool,
-    /// What happens to output when the disk is full.
-    pub on_full: OnFull,
-    /// How many last lines are kept with a crash; 0: no report is written.
-    pub crash_lines: u32,
-    /// How many reports of crashes are kept.
-    pub crash_keep: u32,
-}
-
-/// What happens to a service's output when it cannot be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnFull {
-    /// It is dropped and counted, and the service goes on.
-    Drop,
-    /// It waits in the FIFO, and when that is full the service waits too: nothing is lost.
-    Block,
-}
-
-impl LogPolicy {
-    /// 10 MB, five compressed old files: at most about 20 MB a service; the last 50 lines of the last 5 crashes.
-    pub const DEFAULT: Self = Self {
-        max_bytes: 10_000_000,
-        max_age_s: 0,
-        keep: 5,
-        keep_age_s: 0,
-        keep_bytes: 0,
-        compress: true,
-        timestamps: false,
-        on_full: OnFull::Drop,
-        crash_lines: 50,
-        crash_keep: 5,
-    };
-
-    fn is_default(&self) -> bool {
-        *self == Self::DEFAULT
-    }
-
-    /// Checks what the type alone cannot say.
-    ///
-    /// # Errors
-    /// The first thing found wrong, in words.
-    pub fn validate(&self) -> Result<()> {
-        let Self { max_bytes, keep_bytes, .. } = *self;
-        if keep_bytes > 0 && (max_bytes == 0 || keep_bytes < max_bytes) {
-            bail!("its log may have {keep_bytes} bytes in all (keep-bytes), and one file of it more (max-bytes {max_bytes})");
-        }
-        Ok(())
-    }
-}
-
-impl Default for LogPolicy {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
 }
 
 /// A signal by its name, as in `signal(7)`; written `SIGTERM`, read with or without `SIG`.
@@ -320,6 +277,47 @@ fn default_ready_timeout() -> u32 {
     60
 }
 
+fn default_restart_pause() -> Seconds {
+    Seconds(Duration::from_millis(500))
+}
+
+fn default_longest_pause() -> Seconds {
+    Seconds(Duration::from_secs(30))
+}
+
+fn default_good_run() -> Seconds {
+    Seconds(Duration::from_secs(30))
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_restart_pause(value: &Seconds) -> bool {
+    *value == default_restart_pause()
+}
+
+fn is_longest_pause(value: &Seconds) -> bool {
+    *value == default_longest_pause()
+}
+
+fn is_good_run(value: &Seconds) -> bool {
+    *value == default_good_run()
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    value::OneOrMore::deserialize(deserializer).map(Into::into)
+}
+
 fn default_address() -> String {
     "127.0.0.1".to_owned()
 }
@@ -329,16 +327,7 @@ fn default_protocols() -> Vec<Protocol> {
 }
 
 fn string_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Number(u32),
-        Text(String),
-    }
-    Ok(match Either::deserialize(deserializer)? {
-        Either::Number(number) => number.to_string(),
-        Either::Text(text) => text,
-    })
+    value::NumberOrText::deserialize(deserializer).map(Into::into)
 }
 
 impl Service {
@@ -368,9 +357,14 @@ impl Service {
             port.address = one("ports", &port.address)?;
             port.port = one("ports", &port.port)?;
         }
-        for probe in &mut out.probes {
-            let (Probe::Tcp(text) | Probe::Http(text)) = probe;
+        for text in &mut out.environment_file {
+            *text = one("environment-file", text)?;
+        }
+        for text in out.probes.iter_mut().flat_map(Probe::strings) {
             *text = one("probes", text)?;
+        }
+        for text in out.health.iter_mut().flat_map(|health| health.probe.strings()) {
+            *text = one("health", text)?;
         }
         for file in &mut out.config {
             file.template = one("config", &file.template)?;
@@ -382,10 +376,38 @@ impl Service {
         Ok(out)
     }
 
-    /// Whether `name` is the service's name or one of its aliases.
+    /// Whether `name` is the service's name or one of its aliases, or a pattern with `*` and `?` that one of these matches.
     #[must_use]
     pub fn answers_to(&self, name: &str) -> bool {
-        self.name == name || self.aliases.iter().any(|alias| alias == name)
+        std::iter::once(&self.name).chain(&self.aliases).any(|own| own == name || matches(name.as_bytes(), own.as_bytes()))
+    }
+
+    /// Whether it belongs to what was asked for by no name, "all" or a pattern: these leave out what is not enabled. (A verb that
+    /// stops or shows something asks [`Service::answers_to`] alone.)
+    #[must_use]
+    pub fn starts_by(&self, name: &str) -> bool {
+        self.answers_to(name) && (self.enabled || !name.contains(['*', '?']))
+    }
+
+    fn validate_values(&self) -> Result<()> {
+        let name = &self.name;
+        if let Some(other) = self.after.iter().chain(&self.requires).find(|other| *other == name) {
+            bail!("the service {name} waits for itself: it names {other} in `after` or `requires`");
+        }
+        for (variable, value) in &self.environment {
+            if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
+                bail!("the service {name} sets a variable that cannot be: \"{}\"", variable.escape_debug());
+            }
+        }
+        if let Some(health) = &self.health
+            && (health.period_s.0.is_zero() || health.threshold == 0)
+        {
+            bail!("the health check of the service {name} needs a period-s and a threshold above 0");
+        }
+        if self.restart_longest_pause_s < self.restart_pause_s {
+            bail!("the service {name} has a restart-pause-s above its restart-longest-pause-s");
+        }
+        Ok(())
     }
 
     /// Checks what the type alone cannot say: a usable name, a command, paths that stay inside.
@@ -409,6 +431,7 @@ impl Service {
             bail!("the service {} has no command", self.name);
         }
         self.log.validate().with_context(|| format!("cannot use the service {}", self.name))?;
+        self.validate_values()?;
         for path in self.config.iter().flat_map(|file| [&file.template, &file.to]).chain(&self.folders) {
             let inside = !path.is_empty()
                 && std::path::Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
@@ -425,6 +448,28 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Whether a text matches a pattern, in which `*` stands for anything and `?` for one character.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut seen) = (0, 0);
+    // Where to go on after the last star, should what follows not fit: one character later in the text.
+    let mut again: Option<(usize, usize)> = None;
+    while seen < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                at += 1;
+                again = Some((at, seen));
+            }
+            Some(&wanted) if wanted == b'?' || wanted == text[seen] => (at, seen) = (at + 1, seen + 1),
+            _ => {
+                let Some((star, from)) = again else { return false };
+                again = Some((star, from + 1));
+                (at, seen) = (star, from + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|&byte| byte == b'*')
 }
 
 #[cfg(test)]
@@ -458,7 +503,7 @@ mod tests {
         let service: Service = toml::from_str(CARBON).unwrap();
         let rendered = service.map_strings(|text| Ok(text.replace("{{ ports.carbon }}", "2003"))).unwrap();
         assert_eq!(rendered.ports[0].number().unwrap(), 2003);
-        assert_eq!(rendered.probes[0], Probe::Tcp("127.0.0.1:2003".into()));
+        assert_eq!(rendered.probes[0].question, Question::Tcp("127.0.0.1:2003".into()));
         assert!(service.ports[0].number().is_err(), "an unrendered port is not a number");
     }
 
@@ -468,6 +513,60 @@ mod tests {
             let text = format!("name = \"x\"\ncommand = [\"/bin/x\"]\n{bad}\n");
             assert!(toml::from_str::<Service>(&text).is_err(), "{bad} was accepted");
         }
+    }
+
+    #[test]
+    fn new_keys_are_read_and_round_trip() {
+        let text = r#"
+            name = "x"
+            command = ["/bin/x"]
+            environment-file = "conf/x.env"
+            umask = "027"
+            limits = { nofile = "1024:4096", core = 0 }
+            requires = ["y"]
+            restart = "on-failure"
+            restart-pause-s = 0.25
+            probes = [{ http = "http://127.0.0.1:1/", status = "200-204" }, { exec = ["/bin/true"], period-s = 2 },
+                      { unix = "/run/x" }, { log = "up and running" }, { notify = true }]
+            health = { probe = { tcp = "127.0.0.1:1", timeout-s = 1 }, period-s = 5, action = "report" }
+            enabled = false
+        "#;
+        let service: Service = toml::from_str(text).unwrap();
+        service.validate().unwrap();
+        assert_eq!(service.environment_file, ["conf/x.env"]);
+        assert_eq!(service.health.as_ref().unwrap().threshold, 3);
+        assert_eq!(toml::from_str::<Service>(&toml::to_string(&service).unwrap()).unwrap(), service);
+        assert_eq!(serde_json::from_str::<Service>(&serde_json::to_string(&service).unwrap()).unwrap(), service);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        for bad in [
+            "probes = [{}]",
+            "probes = [{ tcp = \"a:1\", unix = \"/x\" }]",
+            "probes = [{ tcp = \"a:1\", status = \"200\" }]",
+            "probes = [{ http = \"http://a:1\", status = \"2xx\" }]",
+            "probes = [{ notify = true, timeout-s = 1 }]",
+            "limits = { nofiles = 1 }",
+            "umask = \"999\"",
+            "restart = \"sometimes\"",
+            "after = [\"x\"]",
+            "health = { probe = { tcp = \"a:1\" }, threshold = 0 }",
+            "restart-pause-s = 60",
+        ] {
+            let text = format!("name = \"x\"\ncommand = [\"/bin/x\"]\n{bad}\n");
+            assert!(toml::from_str::<Service>(&text).map_or(true, |service| service.validate().is_err()), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, yes) in
+            [("*", true), ("go-*", true), ("*bon", true), ("g?-c*n", true), ("go", false), ("*x*", false), ("", false)]
+        {
+            assert_eq!(matches(pattern.as_bytes(), b"go-carbon"), yes, "{pattern}");
+        }
+        assert!(!matches("*a".repeat(200).as_bytes(), "a".repeat(64).as_bytes()));
     }
 
     #[test]
