@@ -15,6 +15,7 @@
 //!     supervisor.log        what the supervisor did
 //!     state.json            the last known state of every service ([`supervise::store`](crate::supervise::store))
 //!     NAME.lock             locked by the service's processes themselves, holds the first one's PID
+//!     keeper.lock           locked by the process that takes the logs over if the supervisor dies, holds its PID
 //!     NAME.out              FIFO that carries the service's output ([`supervise::logs`](crate::supervise::logs))
 //!     NAME.spool            output on its way to a log with time stamps ([`supervise::logs::spool`](crate::supervise::logs::spool))
 //!     log/NAME.log          that output; NAME.log.TIME, compressed NAME.log.TIME.gz, is older, *.idx tells when which part came

@@ -17,7 +17,8 @@
 //! state, event and time to the next state and to actions ([`supervise::state`]). The loop around it carries the actions out.
 //!
 //! Three things make it safe against its own death: services hold locks that they inherited, so that there is never a second copy;
-//! their output goes through FIFOs that do not break; and what they are is in a file that is replaced whole ([`home`] has the map).
+//! their output goes through FIFOs that do not break and that somebody else reads then ([`supervise::logs::keeper`]); and what they are is
+//! in a file that is replaced whole ([`home`] has the map).
 //!
 //! # Promises
 //!

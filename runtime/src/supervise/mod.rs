@@ -71,6 +71,7 @@ pub struct Supervisor {
     /// Before when it is not written again.
     store_at: Instant,
     tidying: Tidying,
+    keeper: logs::keeper::Keeper,
     /// For spreading pauses; no more random than that needs.
     seed: u64,
     buffer: Vec<u8>,
@@ -130,7 +131,9 @@ pub fn run(home: Home) -> Result<()> {
         return Ok(());
     };
     os::become_subreaper();
+    let held = logs::keeper::relieve(&home)?;
     let mut supervisor = Supervisor::new(home, signals)?;
+    drop(held);
     supervisor.note(&format!("supervisor {} started, process {}", supervisor.me.version, supervisor.me.pid));
     supervisor.adopt();
     let result = supervisor.work();
@@ -172,6 +175,7 @@ impl Supervisor {
             dirty: true,
             store_at: Instant::now(),
             tidying: Tidying::default(),
+            keeper: logs::keeper::Keeper::default(),
             buffer: vec![0; 64 * 1024],
         })
     }
@@ -191,6 +195,7 @@ impl Supervisor {
             self.answer(now);
             self.store(now);
             self.tidy();
+            self.keep(now);
             if self.closing && self.units.iter().all(Unit::is_stopped) {
                 return Ok(());
             }
@@ -246,7 +251,8 @@ impl Supervisor {
     fn deadline(&self) -> Option<Instant> {
         let units = self.units.iter().filter_map(Unit::deadline);
         let clients = self.clients.iter().filter_map(|(client, _)| client.deadline());
-        units.chain(clients).chain(self.dirty.then_some(self.store_at)).min()
+        let keeper = self.keeper.deadline().filter(|_| self.units.iter().any(|unit| unit.state.process().is_some()));
+        units.chain(clients).chain(self.dirty.then_some(self.store_at)).chain(keeper).min()
     }
 
     fn take_in(&mut self, source: Source, flags: PollFlags) {
@@ -308,6 +314,9 @@ impl Supervisor {
         if self.tidying.process == Some(pid) {
             self.tidying.process = None;
         }
+        if self.keeper.has_ended(pid) && !self.closing {
+            self.note(&format!("the keeper of logs, process {pid}, {how}"));
+        }
         let owner = self.units.iter().position(|unit| unit.leads(pid));
         if let Some(at) = owner {
             let unit = &mut self.units[at];
@@ -334,6 +343,16 @@ impl Supervisor {
                 Ok(pid) => self.tidying.process = Some(pid),
                 Err(error) => self.note(&format!("{error:#}")),
             }
+        }
+    }
+
+    /// Has somebody there who takes over the logs if we die, once there is anything to take over.
+    fn keep(&mut self, now: Instant) {
+        if self.units.iter().all(|unit| unit.state.process().is_none()) {
+            return;
+        }
+        if let Err(error) = self.keeper.ensure(&self.home, now) {
+            self.note(&format!("{error:#}"));
         }
     }
 
@@ -608,7 +627,10 @@ impl Supervisor {
             match self.units.iter_mut().find(|unit| unit.service.name == service.name) {
                 Some(unit) if unit.state.process().is_none() => unit.service = service,
                 Some(_) => {}
-                None => self.units.push(Unit::new(&self.home, service)?),
+                None => {
+                    self.units.push(Unit::new(&self.home, service)?);
+                    self.keeper.look_again();
+                }
             }
         }
         Ok(())
@@ -677,6 +699,7 @@ impl Supervisor {
         let closed = self.units.iter().all(Unit::is_stopped);
         let _ = self.stored(closed).write(&self.home);
         let _ = std::fs::remove_file(crate::control::SOCKET);
+        self.keeper.dismiss();
         self.note("supervisor ended");
         // Answers are short and mostly sent; who does not read them does not hold us up for long.
         let end = Instant::now() + Duration::from_secs(1);

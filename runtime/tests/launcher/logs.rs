@@ -113,9 +113,16 @@ fn no_line_is_lost_whoever_is_killed() {
 /// The processes that compress the logs of a data folder.
 #[cfg(target_os = "linux")]
 fn compressors(bench: &Bench) -> Vec<i32> {
-    let wanted = format!("dkm\0@compress\0{}\0", bench.data().display());
+    helpers(bench, "@compress")
+}
+
+/// The launcher's own processes of one kind.
+#[cfg(target_os = "linux")]
+fn helpers(bench: &Bench, word: &str) -> Vec<i32> {
+    let wanted = format!("dkm\0{word}\0{}\0", bench.data().display());
     let all = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    all.filter(|pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted)).collect()
+    let is_one = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted);
+    all.filter(is_one).filter(|&pid| alive(pid)).collect()
 }
 
 #[test]
@@ -305,4 +312,64 @@ fn with_the_policy_block_a_full_disk_loses_nothing() {
         assert_eq!(count, 30_000);
         disk.bench.good(&["stop", "counter"]);
     }
+}
+
+/// The keepers of a data folder's logs.
+#[cfg(target_os = "linux")]
+fn keepers(bench: &Bench) -> Vec<i32> {
+    helpers(bench, "@keep")
+}
+
+/// First the supervisor dies, then the service, and nobody has read what it wrote between: it is in the log all the same.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_lost_when_the_service_dies_after_the_supervisor() {
+    for timestamps in [false, true] {
+        let mut services = Bench::two();
+        services.push(step_service(&json!({"timestamps": timestamps})));
+        let bench = Bench::installed(&services);
+        let steps = || fs::read_to_string(bench.data().join("steps")).map_or(0, |all| all.lines().count());
+        bench.good(&["start", "counter"]);
+        until("it to be ready, with a keeper", || steps() > 0 && keepers(&bench).len() == 1);
+        let (supervisor, service, keeper) = (bench.pid(""), bench.pid("counter"), keepers(&bench)[0]);
+        let mut go = stepper(&bench);
+        send(supervisor, Signal::SIGKILL);
+        // More than the FIFO holds: without a supervisor the service goes on.
+        for number in 1..=60 {
+            std::io::Write::write_all(&mut go, b"x\n").unwrap();
+            until("the service to go on", || steps() > number);
+        }
+        send(service, Signal::SIGKILL);
+        // With nobody left the keeper has nothing to keep.
+        until("the keeper to end", || !alive(keeper));
+        let lines = lines(&bench, "counter");
+        assert_eq!(assert_counting(lines.iter().map(|line| if timestamps { unstamped(line) } else { line.as_str() })), 60_000);
+        assert!(bench.supervisor_log().contains("carries the logs on"), "{}", bench.supervisor_log());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn there_is_one_keeper_and_it_ends_with_the_supervisor() {
+    let bench = Bench::installed(&Bench::two());
+    bench.good(&["start", "go-carbon"]);
+    until("a keeper", || keepers(&bench).len() == 1);
+    let first = keepers(&bench)[0];
+    // Killed, it is replaced.
+    send(first, Signal::SIGKILL);
+    until("another keeper", || keepers(&bench).len() == 1 && keepers(&bench)[0] != first);
+    let second = keepers(&bench)[0];
+    let supervisor = bench.pid("");
+    send(supervisor, Signal::SIGKILL);
+    until("the supervisor to be gone", || !alive(supervisor));
+    bench.good(&["start"]);
+    until("a keeper of the new supervisor's", || keepers(&bench).len() == 1 && keepers(&bench)[0] != second);
+    // One that hangs is not waited for.
+    let third = keepers(&bench)[0];
+    send(third, Signal::SIGSTOP);
+    send(bench.pid(""), Signal::SIGKILL);
+    until("a start", || bench.dkm(&["start"]).status.success());
+    until("the hanging keeper to be replaced", || keepers(&bench).len() == 1 && keepers(&bench)[0] != third);
+    bench.good(&["shutdown"]);
+    until("no keeper to be left", || keepers(&bench).is_empty());
 }

@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use flate2::Compression;
@@ -40,7 +41,7 @@ pub fn is_due(folder: &Path) -> bool {
 /// # Errors
 /// When no process can be made.
 pub fn start(home: &Home) -> Result<i32> {
-    super::helper(WORD, home).context("cannot start the compression of logs")
+    super::helper(WORD, home, Stdio::null()).context("cannot start the compression of logs")
 }
 
 /// Compresses what is due in the data folder `root`.

@@ -3,10 +3,10 @@
 //! Each service writes into a FIFO of its own, `run/NAME.out`, and the supervisor carries the lines into `run/log/NAME.log`. The
 //! FIFO has a name and is opened for reading *and* writing by both ends, which Linux and macOS allow:
 //!
-//! - A service is then a reader of its own FIFO: when the supervisor dies, writing does not fail (no SIGPIPE, no EPIPE). It goes on
-//!   until the FIFO is full, and then waits for the next supervisor, which finds the FIFO by its name.
-//! - What was written while there was no supervisor is in the FIFO and is read by the next one; it is lost only if the service dies
-//!   too, before a new supervisor has opened the FIFO.
+//! - A service is then a reader of its own FIFO: when the supervisor dies, writing does not fail (no SIGPIPE, no EPIPE).
+//! - What is in the FIFO then is not lost, and the service does not wait: a [`keeper`] holds it too, and carries the output on
+//!   until the next supervisor finds the FIFO by its name. Only if supervisor, keeper and service are all killed, what the
+//!   service wrote last and nobody has read is lost.
 //! - The supervisor never sees an end of file, so that services and their children may come and go.
 //!
 //! The supervisor's descriptor does not wait; the service's does (they are opened separately, since waiting is a property of the
@@ -25,6 +25,7 @@
 //! | [`spool`] | stamped lines, each once |
 //! | [`stamp`] | the form of times |
 //! | [`compress`] | rotated files made small, by another process |
+//! | [`keeper`] | the supervisor's stand-in after its death |
 //! | [`crash`] | the last lines before a service's death |
 //! | [`read`] | reading it all back |
 
@@ -49,6 +50,7 @@ pub mod compress;
 pub mod crash;
 pub mod file;
 pub mod index;
+pub mod keeper;
 pub mod names;
 pub mod read;
 pub mod spool;
@@ -106,6 +108,11 @@ impl Output {
             .open(fifo_path)
             .with_context(|| format!("cannot open the FIFO {}", fifo_path.display()))?;
         os::enlarge_pipe(&fifo, PIPE_SIZE);
+        Ok(Self::over(fifo, fifo_path, log_path, policy))
+    }
+
+    /// Reads from a FIFO that is open already and does not wait.
+    pub(crate) fn over(fifo: File, fifo_path: &Path, log_path: &Path, policy: LogPolicy) -> Self {
         let mut output = Self {
             fifo_path: fifo_path.to_owned(),
             fifo,
@@ -119,7 +126,13 @@ impl Output {
             compressed_until: 0,
         };
         output.recover();
-        Ok(output)
+        output
+    }
+
+    /// Whether anything is under way that is not in the log.
+    pub(crate) fn has_more(&self) -> bool {
+        let spooled = self.spool.as_ref().is_some_and(|spool| !spool.is_done());
+        os::waiting_bytes(&self.fifo) > 0 || spooled || !self.pending.is_empty()
     }
 
     /// The end that the service writes to, as its standard output and error.
@@ -402,11 +415,11 @@ impl Output {
 const SCRATCH: usize = 32 * 1024;
 
 /// Starts this very program for work that the supervisor has no time for; its PID. It ends by itself and is reaped like any child.
-fn helper(word: &str, home: &Home) -> Result<i32> {
+fn helper(word: &str, home: &Home, input: Stdio) -> Result<i32> {
     let program = if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { std::env::current_exe()? };
     let mut command = Command::new(program);
     command.arg0("dkm").arg(word).arg(home.root());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdin(input).stdout(Stdio::null()).stderr(Stdio::null());
     os::leave_terminal(&mut command);
     Ok(i32::try_from(command.spawn()?.id())?)
 }
@@ -415,16 +428,18 @@ fn helper(word: &str, home: &Home) -> Result<i32> {
 #[must_use]
 pub fn help(arguments: &[OsString]) -> Option<ExitCode> {
     let [_, word, root] = arguments else { return None };
-    if word != compress::WORD {
-        return None;
-    }
-    Some(match compress::run(root) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("dkm {}: {error:#}", compress::WORD);
+    let result = match word.to_str()? {
+        compress::WORD => compress::run(root),
+        keeper::WORD => keeper::run(root),
+        _ => return None,
+    };
+    Some(result.map_or_else(
+        |error| {
+            eprintln!("dkm {}: {error:#}", word.display());
             ExitCode::FAILURE
-        }
-    })
+        },
+        |()| ExitCode::SUCCESS,
+    ))
 }
 
 #[cfg(test)]
