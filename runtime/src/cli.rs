@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
 use crate::service::InstallType;
 
@@ -125,7 +126,11 @@ pub struct Tail {
 ///
 /// Ports, counted from PORT: Grafana on PORT, carbon on PORT+1 (TCP and UDP), carbonapi on PORT+2, carbonserver on PORT+3 (this
 /// machine only).
-#[derive(Clone, Debug, Parser)]
+///
+/// With --update, from a newer bundle: moves a data folder to this version. What you changed in it stays as it is; where this version
+/// would have something else, it is written beside as .new and listed.
+#[derive(Clone, Debug, PartialEq, Eq, Parser, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[command(name = "installer", version)]
 pub struct Installer {
     /// The folder to make; it may exist if it is empty
@@ -133,8 +138,8 @@ pub struct Installer {
     pub data: PathBuf,
 
     /// The first of four consecutive ports
-    #[arg(short, long, value_name = "PORT")]
-    pub port: u32,
+    #[arg(short, long, value_name = "PORT", required_unless_present = "existing")]
+    pub port: Option<u32>,
 
     /// What this machine carries
     #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "all")]
@@ -171,6 +176,44 @@ pub struct Installer {
     /// The address that Grafana answers on
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     pub grafana_listen: IpAddr,
+
+    /// What to do with a data folder that is there
+    #[command(flatten)]
+    #[serde(skip)]
+    pub existing: Existing,
+
+    /// With --update or --rollback: leave running services alone; they change with their next restart
+    #[arg(long, requires = "existing")]
+    #[serde(skip)]
+    pub no_restart: bool,
+
+    /// With --update or --rollback: do not ask before services are restarted
+    #[arg(short, long, requires = "existing")]
+    #[serde(skip)]
+    pub yes: bool,
+
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    #[serde(skip)]
+    pub dry_run: bool,
+
+    /// Print the outcome for programs
+    #[arg(long)]
+    #[serde(skip)]
+    pub json: bool,
+}
+
+/// What the installer does with a data folder that is there.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[group(id = "existing", multiple = true)]
+pub struct Existing {
+    /// Move the data folder to this bundle's version, and restart what runs
+    #[arg(short, long, conflicts_with = "rollback")]
+    pub update: bool,
+
+    /// Go back to what the last update replaced
+    #[arg(long)]
+    pub rollback: bool,
 }
 
 /// Looks after a bundle and the data folders made from it.

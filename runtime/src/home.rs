@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! DATA/                     0700
-//!   bin/dkm                 link to the bundle's bin/dkm: the one way in
-//!   static                  link to the bundle's static
-//!   conf/                   configuration of the services, made once by the installer, the user's from then on
+//!   bundle                  link to the bundle in use: an update puts another one in its place
+//!   bin/dkm                 link to bundle/bin/dkm: the one way in
+//!   static                  link to bundle/static
+//!   conf/                   configuration of the services, made by the installer; what the user changes stays his
 //!     installed.json        what was installed and how ([`Record`]); marks a folder as a data folder
 //!     services.d/*.toml     one service each ([`Service`])
 //!     secrets/              0700; files 0600 that configuration refers to
+//!   update/                 an update that was decided and is not finished yet
+//!   previous/               what the last update replaced, for `installer --rollback`
 //!   storage/                what the services keep
 //!   run/                    0700; may be deleted while nothing runs
 //!     dkm.sock              control socket, 0600 ([`control`](crate::control))
@@ -26,7 +29,6 @@
 //! `dkm` finds the folder by the name it was called by: the link `DATA/bin/dkm`, followed step by step, so that links to it work.
 //! `--home` and `DKM_HOME` come first.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
@@ -34,9 +36,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
 
-use crate::service::{InstallType, Service};
+use crate::install::record::{RECORD, Record};
+use crate::service::Service;
 
 /// The environment variable that names the data folder.
 pub const VARIABLE: &str = "DKM_HOME";
@@ -45,37 +47,6 @@ pub const VARIABLE: &str = "DKM_HOME";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
     root: PathBuf,
-}
-
-/// What was installed and how: `conf/installed.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Record {
-    /// The format's number, 1.
-    pub schema: u32,
-    /// The bundle's version.
-    pub version: String,
-    /// The stack it came from; none for the real one.
-    #[serde(default)]
-    pub stack: Option<String>,
-    /// The bundle's folder at the time of the installation.
-    pub bundle: PathBuf,
-    /// The type of installation.
-    #[serde(rename = "type")]
-    pub kind: InstallType,
-    /// The machine's name in metrics.
-    pub hostname: String,
-    /// Seconds between this machine's measurements.
-    pub interval: u32,
-    /// What storage-schemas.conf began with.
-    pub retention: String,
-    /// The ports by name.
-    pub ports: BTreeMap<String, u16>,
-    /// Whether the host's own collectd is used.
-    pub system_collectd: bool,
-    /// The rendered files, relative to the data folder, and the SHA-256 of what was written. An update tells by it what the user
-    /// has changed since.
-    pub files: BTreeMap<String, String>,
 }
 
 impl Home {
@@ -167,9 +138,7 @@ impl Home {
     /// # Errors
     /// When the record cannot be read.
     pub fn record(&self) -> Result<Record> {
-        let path = self.root.join(RECORD);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))
+        Record::read(&self.root)
     }
 
     /// The services of `conf/services.d`, sorted so that each comes after those it names in `after`.
@@ -203,9 +172,6 @@ impl Home {
         in_order(services)
     }
 }
-
-/// The record's place in a data folder.
-pub const RECORD: &str = "conf/installed.json";
 
 fn is_home(root: &Path) -> bool {
     root.join(RECORD).is_file()

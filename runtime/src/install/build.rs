@@ -7,14 +7,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
 
 use super::plan::Plan;
+use super::record::{RECORD, Record};
 use super::render::{Rendered, SECRETS, secrets};
-use crate::home::{RECORD, Record};
 
 /// Folders that every data folder has.
 const FOLDERS: [&str; 7] = ["bin", "conf", "conf/services.d", SECRETS, "storage", "run", "run/log"];
+
+/// The link to the bundle in use. Everything in a data folder leads through it, so that an update is one rename.
+pub const BUNDLE: &str = "bundle";
 
 /// Makes the folder. When anything fails, what was made is removed again.
 ///
@@ -49,27 +51,10 @@ fn fill(plan: &Plan, files: &BTreeMap<String, Rendered>, root: &Path) -> Result<
     for (path, secret) in secrets(plan) {
         write(&root.join(path), secret.as_bytes(), 0o600)?;
     }
-    let record = serde_json::to_vec_pretty(&record(plan, files)).context("cannot write the record")?;
-    write(&root.join(RECORD), &record, 0o600)?;
-    link(&plan.bundle.join("bin/dkm"), &root.join("bin/dkm"))?;
-    link(&plan.bundle.join("static"), &root.join("static"))
-}
-
-fn record(plan: &Plan, files: &BTreeMap<String, Rendered>) -> Record {
-    let context = &plan.context;
-    Record {
-        schema: 1,
-        version: context.version.clone(),
-        stack: plan.stack.clone(),
-        bundle: plan.bundle.clone(),
-        kind: plan.kind,
-        hostname: context.hostname.clone(),
-        interval: context.interval,
-        retention: context.retention.clone(),
-        ports: context.ports.iter().map(|(&name, &number)| (name.to_owned(), number)).collect(),
-        system_collectd: plan.system_collectd,
-        files: files.iter().map(|(path, file)| (path.clone(), hex(&Sha256::digest(&file.content)))).collect(),
-    }
+    write(&root.join(RECORD), &Record::of(plan, files).text()?, 0o600)?;
+    link(&plan.bundle, &root.join(BUNDLE))?;
+    link(Path::new("../bundle/bin/dkm"), &root.join("bin/dkm"))?;
+    link(Path::new("bundle/static"), &root.join("static"))
 }
 
 /// Lower-case hex.
@@ -78,12 +63,20 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn make_folder(path: &Path) -> Result<()> {
+/// Makes a folder that only its owner can enter, with its parents.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_folder(path: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+/// Writes a new file with its folders.
+///
+/// # Errors
+/// When it is there already, or cannot be written.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let folder: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
     make_folder(&folder)?;
     let open = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);

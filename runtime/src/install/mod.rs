@@ -5,20 +5,32 @@
 //! 1. [`plan`] looks at the bundle, the machine and the arguments, and collects *everything* that is wrong;
 //! 2. [`render`] makes every file's content in memory, so that a template's error is met before anything is made;
 //! 3. [`build`] writes the folder beside its place and renames it: it is there whole or not at all.
+//!
+//! A folder that is there goes to another version by [`update`], decided and carried out as one [`switch`].
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use crate::cli::Installer;
+use crate::home::Home;
 use crate::manifest::Manifest;
+use plan::{Plan, Problems, Purpose};
+use record::Record;
 
 pub mod build;
 pub mod collectd;
 pub mod context;
+pub mod database;
 pub mod plan;
+pub mod record;
 pub mod render;
 pub mod retention;
+pub mod switch;
+pub mod update;
 
 /// Makes the data folder, and says what to do next.
 ///
@@ -28,19 +40,84 @@ pub fn run(arguments: &Installer) -> Result<ExitCode> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let bundle = bundle_root()?;
     let manifest = Manifest::read(&bundle)?;
-    let plan = match plan::make(arguments, &bundle, &manifest) {
+    if arguments.existing.rollback {
+        return update::rollback(arguments);
+    }
+    if arguments.existing.update {
+        return update::update(arguments, &bundle, &manifest);
+    }
+    if let Ok(home) = Home::open(&arguments.data) {
+        return again(arguments, &home, &bundle);
+    }
+    let plan = match plan::make(arguments, &bundle, &manifest, Purpose::New) {
         Ok(plan) => plan,
-        Err(problems) => {
-            eprintln!("installer: cannot install into {}:", arguments.data.display());
-            for problem in &problems.0 {
-                eprintln!("  - {problem}");
-            }
-            return Ok(ExitCode::FAILURE);
-        }
+        Err(problems) => return Ok(show_problems("install into", &arguments.data, &problems)),
     };
     let files = render::all(&plan)?;
-    build::folder(&plan, &files)?;
-    print!("{}", plan.farewell());
+    if !arguments.dry_run {
+        build::folder(&plan, &files)?;
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&outcome(&plan, &files, arguments.dry_run))?);
+    } else if arguments.dry_run {
+        println!("{} {} would be installed in {}, with", plan.kind, plan.context.version, plan.data.display());
+        files.keys().for_each(|path| println!("  {path}"));
+    } else {
+        print!("{}", plan.farewell());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was made, for programs.
+fn outcome(plan: &Plan, files: &std::collections::BTreeMap<String, render::Rendered>, dry_run: bool) -> serde_json::Value {
+    let context = &plan.context;
+    json!({
+        "v": 1,
+        "dry-run": dry_run,
+        "data": plan.data,
+        "type": plan.kind,
+        "version": context.version,
+        "hostname": context.hostname,
+        "services": context.services,
+        "endpoints": context.endpoints,
+        "files": files.keys().collect::<Vec<_>>(),
+        "grafana-password": if dry_run { None } else { plan.password.clone() },
+    })
+}
+
+/// Tells everything that speaks against it.
+fn show_problems(what: &str, data: &Path, problems: &Problems) -> ExitCode {
+    eprintln!("installer: cannot {what} {}:", data.display());
+    for problem in &problems.0 {
+        eprintln!("  - {problem}");
+    }
+    ExitCode::FAILURE
+}
+
+/// The folder is there already: with the same arguments that is what was wanted.
+fn again(arguments: &Installer, home: &Home, bundle: &Path) -> Result<ExitCode> {
+    let record = Record::read(home.root())?;
+    let mut same = arguments.clone();
+    same.data = home.root().to_owned();
+    same.hostname = same.hostname.or_else(|| record.arguments.hostname.clone());
+    (same.dry_run, same.json) = (false, false);
+    let place = home.root().display();
+    if same != record.arguments {
+        bail!(
+            "cannot install into {place}: it is a data folder already, made with other arguments. Choose another folder, or change its conf/"
+        );
+    }
+    if record.bundle != *bundle {
+        bail!(
+            "cannot install into {place}: it is a data folder already, of {}. `installer --update -d DIR` brings this version",
+            record.version
+        );
+    }
+    if arguments.json {
+        println!("{}", json!({"v": 1, "data": home.root(), "version": record.version, "unchanged": true}));
+    } else {
+        println!("{place} is installed already, with the same arguments; nothing to do.");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -51,6 +128,6 @@ pub fn run(arguments: &Installer) -> Result<ExitCode> {
 pub fn bundle_root() -> Result<std::path::PathBuf> {
     let program =
         std::env::current_exe().and_then(|path| path.canonicalize()).context("cannot find this program's own file")?;
-    let root = program.parent().and_then(std::path::Path::parent);
-    root.map(std::path::Path::to_owned).with_context(|| format!("{} does not lie in a bundle", program.display()))
+    let root = program.parent().and_then(Path::parent);
+    root.map(Path::to_owned).with_context(|| format!("{} does not lie in a bundle", program.display()))
 }

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::build::BUNDLE;
 use super::collectd::Collectd;
 use super::context::{Carbon, CollectdPaths, Context, environment};
 use super::retention;
@@ -33,8 +34,12 @@ impl Problems {
 /// What is to be made.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// What was asked for.
+    pub arguments: Installer,
     /// The bundle.
     pub bundle: PathBuf,
+    /// The bundle's components with their versions.
+    pub components: BTreeMap<String, String>,
     /// The folder to make: absolute, its parents free of links as far as they exist.
     pub data: PathBuf,
     /// The type of installation.
@@ -65,11 +70,20 @@ pub fn components(kind: InstallType) -> &'static [&'static str] {
     }
 }
 
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A new data folder: its place has to be free, and its ports.
+    New,
+    /// Another version for a data folder that is there, and whose services may hold the ports.
+    Update,
+}
+
 /// Looks at everything.
 ///
 /// # Errors
 /// All problems.
-pub fn make(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Result<Plan, Problems> {
+pub fn make(arguments: &Installer, bundle: &Path, manifest: &Manifest, purpose: Purpose) -> Result<Plan, Problems> {
     let mut problems = Problems::default();
     let here = Platform::current();
     if manifest.platform != here {
@@ -78,8 +92,11 @@ pub fn make(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Result
             manifest.platform.os, manifest.platform.arch, here.os, here.arch
         ));
     }
-    let data = problems.note(data_folder(&arguments.data, bundle)).unwrap_or_default();
-    let numbers = problems.note(port_numbers(arguments.port));
+    let data = match purpose {
+        Purpose::New => problems.note(data_folder(&arguments.data, bundle)).unwrap_or_default(),
+        Purpose::Update => arguments.data.clone(),
+    };
+    let numbers = problems.note(port_numbers(arguments.port.unwrap_or(0)));
     let hostname = problems.note(hostname(arguments.hostname.as_deref())).unwrap_or_default();
     if !(1..=3_600).contains(&arguments.interval) {
         problems.0.push(format!("--interval {}: it has to be from 1 to 3600 seconds", arguments.interval));
@@ -97,7 +114,7 @@ pub fn make(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Result
     context.version = manifest.version.clone();
     (context.retention, context.retention_kb) = (schema, bytes.div_ceil(1_000));
     context.interval = interval;
-    context.bundle = utf8(bundle, &mut problems);
+    context.bundle = utf8(&data.join(BUNDLE), &mut problems);
     context.data = utf8(&data, &mut problems);
     context.collectd = CollectdPaths {
         program: utf8(&collectd.program, &mut problems),
@@ -105,6 +122,9 @@ pub fn make(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Result
         types: utf8(&collectd.types, &mut problems),
     };
     let services = rendered(&definitions, &context, bundle, &mut problems);
+    if purpose == Purpose::New {
+        ports_are_free(&services, &mut problems);
+    }
     if !problems.0.is_empty() {
         return Err(problems);
     }
@@ -115,7 +135,9 @@ pub fn make(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Result
     }
     let (password, secret_key) = secrets.unzip();
     Ok(Plan {
+        arguments: arguments.clone(),
         bundle: bundle.to_owned(),
+        components: manifest.components.iter().map(|part| (part.name.clone(), part.version.clone())).collect(),
         data,
         kind: arguments.kind,
         context,
@@ -253,7 +275,7 @@ fn carbon_server(arguments: &Installer) -> Result<Option<Carbon>> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = match port {
         Some(port) => port.parse().ok().filter(|&port| port != 0),
-        None => u16::try_from(arguments.port.saturating_add(1)).ok(),
+        None => u16::try_from(arguments.port.unwrap_or(0).saturating_add(1)).ok(),
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
     match port {
@@ -311,7 +333,10 @@ fn rendered(definitions: &[Service], context: &Context, bundle: &Path, problems:
     for definition in definitions {
         let service = definition.map_strings(|text| Ok(environment.render_str(text, values.clone())?));
         let Some(service) = problems.note(service.and_then(|service| service.validate().map(|()| service))) else { continue };
+        // The link through which the services reach the bundle may not be there yet.
         let program = Path::new(&service.command[0]);
+        let inside = program.strip_prefix(&context.bundle).map_or_else(|_| program.to_owned(), |rest| bundle.join(rest));
+        let program = inside.as_path();
         let executable = fs::metadata(program).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
         if !executable {
             problems.0.push(format!("the bundle is not whole: {} is not a program", program.display()));
@@ -321,13 +346,18 @@ fn rendered(definitions: &[Service], context: &Context, bundle: &Path, problems:
                 problems.0.push(format!("the bundle is not whole: it has no {}", file.template));
             }
         }
+        out.push(service);
+    }
+    out
+}
+
+fn ports_are_free(services: &[Service], problems: &mut Problems) {
+    for service in services {
         match ports::obstacles(&service.ports) {
             Ok(taken) => problems.0.extend(taken.into_iter().map(|taken| format!("{taken}: name another --port"))),
             Err(error) => problems.0.push(format!("{error:#}")),
         }
-        out.push(service);
     }
-    out
 }
 
 /// The name given, or the machine's own, reversed: `host.domain.example` is `example.domain.host`.

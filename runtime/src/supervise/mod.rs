@@ -130,6 +130,8 @@ pub fn run(home: Home) -> Result<()> {
         }
         return Ok(());
     };
+    // What it starts has to be of one version.
+    crate::install::switch::complete(home.root())?;
     os::become_subreaper();
     let held = logs::keeper::relieve(&home)?;
     let mut supervisor = Supervisor::new(home, signals)?;

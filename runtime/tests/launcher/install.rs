@@ -33,8 +33,9 @@ fn makes_the_folder() {
         let mode = fs::metadata(data.join(folder)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700, "{folder}");
     }
-    assert_eq!(fs::read_link(data.join("static")).unwrap(), bench.bundle_path().join("static"));
-    assert_eq!(fs::read_link(data.join("bin/dkm")).unwrap(), bench.bundle_path().join("bin/dkm"));
+    assert_eq!(fs::read_link(data.join("bundle")).unwrap(), bench.bundle_path());
+    assert_eq!(data.join("static").canonicalize().unwrap(), bench.bundle_path().join("static"));
+    assert_eq!(data.join("bin/dkm").canonicalize().unwrap(), bench.bundle_path().join("bin/dkm"));
     let rendered = fs::read_to_string(data.join("conf/a.conf")).unwrap();
     assert_eq!(rendered, format!("data = \"{}\"\nport = {}\n", data.display(), bench.port + 1));
     assert_eq!(fs::metadata(data.join("conf/a.conf")).unwrap().permissions().mode() & 0o777, 0o600);

@@ -9,3 +9,4 @@ mod control;
 mod faults;
 mod install;
 mod logs;
+mod update;

@@ -1,0 +1,93 @@
+//! A consistent copy of a SQLite database that somebody may be using.
+//!
+//! SQLite coordinates by locks on byte ranges of its files, and keeps to them whoever holds them. So a copy needs no SQLite:
+//!
+//! - with a write-ahead log, the locks of the writer and of the checkpoint are taken (bytes 120 and 121 of `-shm`); then neither the
+//!   database nor the log changes, and both are copied;
+//! - without one, a shared lock on the database (from byte 2^30 + 2 on, 510 bytes) keeps writers from touching it, and a hot
+//!   journal, which a writer that died has left, is copied with it.
+//!
+//! Sources of the numbers: "WAL-Index File Format", 2.3, and `os.h` (`PENDING_BYTE`, `SHARED_FIRST`, `SHARED_SIZE`) of SQLite. The locks belong
+//! to this process and end with it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+/// How long somebody else's transaction is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Bytes 120 and 121 of `-shm`: one writer, one checkpoint.
+const WAL_LOCKS: (i64, i64) = (120, 2);
+/// Where readers hold their locks in a database without a write-ahead log.
+const SHARED: (i64, i64) = ((1 << 30) + 2, 510);
+
+/// Copies the database `from` to the new file `to`, with `-wal` or `-journal` beside it where it has one. False: there is no database.
+///
+/// # Errors
+/// When it cannot be read or written, or somebody writes to it without end.
+pub fn copy(from: &Path, to: &Path) -> Result<bool> {
+    if !from.is_file() {
+        return Ok(false);
+    }
+    let shm = beside(from, "-shm");
+    // Opened and kept until the end: closing any descriptor of a file drops all of a process's locks on it.
+    let (locked, kind, range) =
+        if shm.is_file() { (&shm, libc::F_WRLCK, WAL_LOCKS) } else { (&from.to_owned(), libc::F_RDLCK, SHARED) };
+    let file =
+        OpenOptions::new().read(true).write(true).open(locked).with_context(|| format!("cannot open {}", locked.display()))?;
+    lock(&file, kind, range).with_context(|| format!("cannot lock {}", locked.display()))?;
+    let copied = copy_one(from, to).and_then(|()| {
+        for ending in ["-wal", "-journal"] {
+            let path = beside(from, ending);
+            if path.is_file() {
+                copy_one(&path, &beside(to, ending))?;
+            }
+        }
+        Ok(())
+    });
+    drop(file);
+    copied.map(|()| true)
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
+fn copy_one(from: &Path, to: &Path) -> Result<()> {
+    let copy = || -> io::Result<()> {
+        fs::copy(from, to)?;
+        File::open(to)?.sync_all()
+    };
+    copy().with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
+
+fn lock(file: &File, kind: i32, (start, length): (i64, i64)) -> Result<()> {
+    let wanted = libc::flock {
+        l_type: i16::try_from(kind)?,
+        l_whence: i16::try_from(libc::SEEK_SET)?,
+        l_start: start,
+        l_len: length,
+        l_pid: 0,
+    };
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match fcntl(file, FcntlArg::F_SETLK(&wanted)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) if Instant::now() < end => std::thread::sleep(LOOK),
+            Err(Errno::EAGAIN | Errno::EACCES) => {
+                bail!("somebody has been writing to it for {} s; stop the service first", PATIENCE.as_secs())
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

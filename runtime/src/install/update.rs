@@ -1,0 +1,315 @@
+//! `installer --update` and `--rollback`: a data folder moves to another version and back.
+//!
+//! What the user changed stays as it is. For each file of the configuration three contents are compared: as it was shipped, as the new
+//! version would ship it, and as it is. Where only the versions differ the file is replaced; where only the user has changed it, it stays;
+//! where both have, it stays and the new content is written beside it as `.new` and listed.
+//!
+//! The order: everything is looked at and prepared while the services run; they are stopped by the program that started them; Grafana's database
+//! is copied before another Grafana opens it; the [`switch`] is carried out; what ran is started again by the new program.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::build::{hex, make_folder, write};
+use super::plan::{self, Plan, Purpose};
+use super::record::{RECORD, Record};
+use super::render::{self, Rendered};
+use super::switch::{self, Change, Content, Switch};
+use super::{database, show_problems};
+use crate::cli::Installer;
+use crate::home::Home;
+use crate::manifest::Manifest;
+
+/// Held while a data folder changes its version.
+const LOCK: &str = "run/update.lock";
+
+/// Moves a data folder to this bundle's version.
+///
+/// # Errors
+/// Whatever cannot be done; the folder is then as before, unless the message says otherwise.
+pub fn update(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Result<ExitCode> {
+    let home = Home::open(&arguments.data)?;
+    let root = home.root();
+    let _lock = lock(root)?;
+    finish_earlier(root)?;
+    let record = Record::read(root)?;
+    refuse_older(&record, manifest)?;
+    let mut wanted = record.arguments.clone();
+    wanted.data = root.to_owned();
+    let plan = match plan::make(&wanted, bundle, manifest, Purpose::Update) {
+        Ok(plan) => plan,
+        Err(problems) => return Ok(show_problems("update", root, &problems)),
+    };
+    let files = render::all(&plan)?;
+    let (mut switch, contents) = three_way(root, &record, &plan, &files)?;
+    switch.running = running(root, &record)?;
+    if switch.changes.is_empty() && record.bundle == plan.bundle {
+        say(arguments, &switch, &format!("{} is at {} already; nothing to do.", root.display(), record.version))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let database = record.components.get("grafana") != plan.components.get("grafana");
+    make_what_lacks(root, &plan, arguments.dry_run)?;
+    carry_out(arguments, root, &record.bundle, &switch, &contents, database)
+}
+
+/// Goes back to what the last update replaced.
+///
+/// # Errors
+/// As [`update`]; also when there is nothing to go back to.
+pub fn rollback(arguments: &Installer) -> Result<ExitCode> {
+    let home = Home::open(&arguments.data)?;
+    let root = home.root();
+    let _lock = lock(root)?;
+    finish_earlier(root)?;
+    let record = Record::read(root)?;
+    let Some(last) = Switch::read(root, switch::PREVIOUS)? else {
+        bail!("cannot go back: {} has not been updated since it was installed", root.display());
+    };
+    if !last.from.bundle.join("bin/dkm").is_file() {
+        bail!(
+            "cannot go back to {}: its bundle {} is not there any more; unpack it there again",
+            last.from.version,
+            last.from.bundle.display()
+        );
+    }
+    let (mut switch, contents) = last.back(root)?;
+    switch.running = running(root, &record)?;
+    let database = switch.restores_database;
+    carry_out(arguments, root, &record.bundle, &switch, &contents, database)
+}
+
+/// From the finished decision to running services. `database`: Grafana's is copied first.
+fn carry_out(
+    arguments: &Installer,
+    root: &Path,
+    old_bundle: &Path,
+    switch: &Switch,
+    contents: &BTreeMap<String, Vec<u8>>,
+    database: bool,
+) -> Result<ExitCode> {
+    let (from, to) = (&switch.from.version, &switch.to.version);
+    if arguments.dry_run {
+        say(arguments, switch, &format!("{} would go from {from} to {to}.", root.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let restart = !arguments.no_restart && !switch.running.is_empty();
+    if restart && !arguments.yes && !agreed(root, switch)? {
+        bail!("nothing was changed");
+    }
+    switch.prepare(root, contents)?;
+    switch.take_database_back(root)?;
+    if restart {
+        let stopped = dkm(old_bundle, root, &["shutdown"])?;
+        if !stopped {
+            bail!("cannot update: not everything stopped, see above. Nothing was changed; `dkm start` starts what was stopped");
+        }
+    }
+    if database {
+        let copy = root.join(switch::DRAFT).join(switch::DATABASE_BEFORE);
+        database::copy(&root.join(switch::DATABASE), &copy)?;
+    }
+    Switch::decide(root)?;
+    switch::complete(root)?;
+    let mut started = true;
+    if restart {
+        let mut words = vec!["start"];
+        words.extend(switch.running.iter().map(String::as_str));
+        started = dkm(&switch.to.bundle, root, &words)?;
+    }
+    say(arguments, switch, &format!("{} went from {from} to {to}.", root.display()))?;
+    if !started {
+        eprintln!("Not everything is ready, see above. `installer --rollback -d DIR` goes back to {from}.");
+    }
+    Ok(if started { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One at a time. The lock ends with this process.
+fn lock(root: &Path) -> Result<File> {
+    let path = root.join(LOCK);
+    make_folder(path.parent().unwrap_or(root))?;
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => bail!("another installer is at work on {}", root.display()),
+        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// An installer that was killed may have left a switch that was decided and not finished.
+fn finish_earlier(root: &Path) -> Result<()> {
+    if let Some(switch) = switch::complete(root)? {
+        eprintln!("Finished the change from {} to {} that was interrupted.", switch.from.version, switch.to.version);
+    }
+    Ok(())
+}
+
+fn refuse_older(record: &Record, manifest: &Manifest) -> Result<()> {
+    let numbers =
+        |version: &str| version.split(['.', '-', '+']).map(|part| part.parse::<u64>().unwrap_or(0)).collect::<Vec<_>>();
+    if numbers(&manifest.version) < numbers(&record.version) {
+        bail!(
+            "cannot update from {} to the older {}: `installer --rollback -d DIR` goes back to what the last update replaced",
+            record.version,
+            manifest.version
+        );
+    }
+    if manifest.stack != record.stack {
+        let name = |stack: &Option<String>| stack.clone().unwrap_or_else(|| "the real one".to_owned());
+        bail!("cannot update from the stack {} to {}", name(&record.stack), name(&manifest.stack));
+    }
+    Ok(())
+}
+
+/// The names of the services that run, as the installed version sees them; those that an interrupted update had stopped count.
+fn running(root: &Path, record: &Record) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Switch::read(root, switch::DRAFT)?.map(|draft| draft.running).unwrap_or_default();
+    let program = record.bundle.join("bin/dkm");
+    let output = Command::new(&program).arg("--home").arg(root).args(["status", "--json"]).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot ask {} what runs; is its bundle still there?", program.display()))?;
+    let services: Vec<crate::control::Status> = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("cannot tell what runs: {}", String::from_utf8_lossy(&output.stderr).trim()))?;
+    names.extend(services.into_iter().filter(|service| service.wanted || service.pid.is_some()).map(|service| service.name));
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Runs a verb of the given bundle's dkm on the data folder. Its lines go to standard error: ours alone are for programs.
+fn dkm(bundle: &Path, root: &Path, words: &[&str]) -> Result<bool> {
+    let program = bundle.join("bin/dkm");
+    let mut command = Command::new(&program);
+    command.arg("--home").arg(root).args(words).stdin(Stdio::null()).stdout(std::io::stderr());
+    let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(status.success())
+}
+
+fn agreed(root: &Path, switch: &Switch) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("cannot ask whether {} may be restarted: give --yes, or --no-restart", switch.running.join(", "));
+    }
+    eprint!(
+        "{} goes from {} to {}; {} will be restarted. Go on? [y/N] ",
+        root.display(),
+        switch.from.version,
+        switch.to.version,
+        switch.running.join(", ")
+    );
+    std::io::stderr().flush().ok();
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Says what was, or would be, done.
+fn say(arguments: &Installer, switch: &Switch, headline: &str) -> Result<()> {
+    if arguments.json {
+        let text = json!({
+            "v": 1,
+            "dry-run": arguments.dry_run,
+            "from": switch.from,
+            "to": switch.to,
+            "changed": switch.changes.iter().map(|change| &change.path).collect::<Vec<_>>(),
+            "kept": switch.kept,
+            "restarted": if arguments.no_restart { Vec::new() } else { switch.running.clone() },
+        });
+        println!("{}", serde_json::to_string_pretty(&text)?);
+        return Ok(());
+    }
+    println!("{headline}");
+    for change in switch.changes.iter().filter(|change| change.path != RECORD) {
+        let what = match (&change.old, &change.new) {
+            (None, _) => "new",
+            (_, None) => "removed",
+            _ => "changed",
+        };
+        println!("  {what:8} {}", change.path);
+    }
+    for path in &switch.kept {
+        println!("  kept     {path}, which you changed");
+    }
+    if arguments.no_restart && !switch.running.is_empty() {
+        println!("Running services go on as they are; `dkm restart` brings the new ones.");
+    }
+    Ok(())
+}
+
+/// What of every file becomes of it.
+fn three_way(
+    root: &Path,
+    record: &Record,
+    plan: &Plan,
+    files: &BTreeMap<String, Rendered>,
+) -> Result<(Switch, BTreeMap<String, Vec<u8>>)> {
+    let (mut changes, mut kept, mut contents) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for (path, file) in files {
+        let new = Content { sha256: hex(&Sha256::digest(&file.content)), mode: file.mode };
+        let found = switch::look(&root.join(path))?.map(|(_, content)| content);
+        let shipped = record.files.get(path);
+        let is = found.as_ref().map(|content| &content.sha256);
+        if is == Some(&new.sha256) || (shipped == Some(&new.sha256) && is != shipped) {
+            // As it will be, or changed by the user alone (removing it is a change as well).
+            continue;
+        }
+        let (path, old) = if is == shipped {
+            (path.clone(), found)
+        } else {
+            kept.push(path.clone());
+            let beside = format!("{path}.new");
+            let old = switch::look(&root.join(&beside))?.map(|(_, content)| content);
+            (beside, old)
+        };
+        contents.insert(path.clone(), file.content.clone());
+        changes.push(Change { path, old, new: Some(new) });
+    }
+    for (path, shipped) in record.files.iter().filter(|(path, _)| !files.contains_key(*path)) {
+        match switch::look(&root.join(path))? {
+            Some((_, found)) if found.sha256 == *shipped => {
+                changes.push(Change { path: path.clone(), old: Some(found), new: None });
+            }
+            Some(_) => kept.push(path.clone()),
+            None => {}
+        }
+    }
+    let new = Record::of(plan, files);
+    if new != *record {
+        let bytes = new.text()?;
+        let old = switch::look(&root.join(RECORD))?.map(|(_, content)| content);
+        let content = Content { sha256: hex(&Sha256::digest(&bytes)), mode: 0o600 };
+        contents.insert(RECORD.to_owned(), bytes);
+        changes.push(Change { path: RECORD.to_owned(), old, new: Some(content) });
+    }
+    let side = |version: &str, bundle: &PathBuf| switch::Side { version: version.to_owned(), bundle: bundle.clone() };
+    let switch = Switch {
+        from: side(&record.version, &record.bundle),
+        to: side(&plan.context.version, &plan.bundle),
+        changes,
+        kept,
+        restores_database: false,
+        running: Vec::new(),
+    };
+    Ok((switch, contents))
+}
+
+/// Folders and secrets that the new version wants and the old one did not; what is there stays.
+fn make_what_lacks(root: &Path, plan: &Plan, dry_run: bool) -> Result<()> {
+    if dry_run {
+        return Ok(());
+    }
+    for folder in plan.services.iter().flat_map(|service| &service.folders) {
+        make_folder(&root.join(folder))?;
+    }
+    for (path, secret) in render::secrets(plan) {
+        let path = root.join(path);
+        if !path.exists() {
+            write(&path, secret.as_bytes(), 0o600)?;
+        }
+    }
+    Ok(())
+}
