@@ -29,6 +29,8 @@ pub enum Command {
     Plan(Plan),
     /// Tell what a component depends on, and what of it changed since it was built last
     Explain(Explain),
+    /// Open a shell (or run a command) in a component's work folder, just as one of its steps would run
+    Shell(Shell),
     /// Check this machine for everything that a build needs, and print all findings
     Doctor(Doctor),
     /// Remove what earlier runs have made
@@ -146,6 +148,9 @@ pub struct Package {
     pub jobs: Option<u16>,
     #[command(flatten)]
     pub wait: Wait,
+    /// Hash everything that is reused, instead of believing sizes and times
+    #[arg(long)]
+    pub paranoid: bool,
     /// When a component fails, begin no further step (otherwise the others are finished, to be there for the next run)
     #[arg(long)]
     pub fail_fast: bool,
@@ -174,6 +179,9 @@ pub struct Fetch {
 pub struct Plan {
     #[command(flatten)]
     pub common: Common,
+    /// Folder of the tree and the archive [default: dist/]
+    #[arg(long, value_name = "DIR")]
+    pub dist_dir: Option<PathBuf>,
     /// Print the plan for programs
     #[arg(long, conflicts_with = "dot")]
     pub json: bool,
@@ -189,6 +197,25 @@ pub struct Explain {
     pub name: String,
     #[command(flatten)]
     pub common: Common,
+}
+
+/// Open a shell where a step runs.
+#[derive(Args, Debug)]
+pub struct Shell {
+    /// The component
+    pub name: String,
+    /// The step [default: the one that failed last, else the first]
+    #[arg(long, value_name = "STEP")]
+    pub step: Option<String>,
+    /// A command to run there instead of your shell
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub network: Network,
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 /// Check this machine.

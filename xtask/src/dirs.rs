@@ -34,6 +34,13 @@ impl Dirs {
         Self { build, dist, plain }
     }
 
+    /// The folders below which everything of a build lies, as text, the longer one first.
+    pub fn places(&self) -> Vec<String> {
+        let mut places: Vec<_> = [&self.build, &self.plain].iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        places.sort_by_key(|place| std::cmp::Reverse(place.len()));
+        places
+    }
+
     /// Makes the folders that every run needs.
     ///
     /// # Errors
@@ -72,7 +79,9 @@ impl Dirs {
 
     /// Removes the stand-in, if there is one, after a run that needs nothing of it any more.
     pub fn remove_stand_in(&self) {
-        if self.plain != self.build {
+        // Work folders are kept for whoever looks into a step that failed.
+        let kept = std::fs::read_dir(self.plain.join("wip")).is_ok_and(|mut entries| entries.next().is_some());
+        if self.plain != self.build && !kept {
             // What is left of it harms nobody; the next run uses it again.
             let _ = remove_all(&self.plain);
         }
@@ -93,9 +102,37 @@ impl Dirs {
         self.plain.join("wip").join(component)
     }
 
-    /// A component's compiled outputs, one folder for each key.
-    pub fn outputs(&self, component: &str) -> PathBuf {
-        self.build.join("outputs").join(component)
+    /// Which step of a component was begun in its work folder and has not ended.
+    pub fn work_state(&self, component: &str) -> PathBuf {
+        self.plain.join("wip").join(format!(".state-{component}"))
+    }
+
+    /// What was in a component's work folder before and after a step. (No component's name begins with a dot.)
+    pub fn work_scans(&self, component: &str) -> (PathBuf, PathBuf) {
+        let scan = |when| self.plain.join("wip").join(format!(".scan-{component}-{when}"));
+        (scan("before"), scan("after"))
+    }
+
+    /// Removes a component's work folder and what is noted beside it.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_work(&self, component: &str) -> anyhow::Result<()> {
+        let (before, after) = self.work_scans(component);
+        for path in [self.work_state(component), before, after, self.work(component)] {
+            remove_all(&path).kind(Kind::Stage, || format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// What was made, see [`crate::store`].
+    pub fn store(&self) -> PathBuf {
+        self.build.join("store")
+    }
+
+    /// Versions of the tools of this machine, as they were when they were asked last.
+    pub fn versions(&self) -> PathBuf {
+        self.build.join("cache").join("versions.json")
     }
 
     /// Toolchains taken from registries.
@@ -118,9 +155,14 @@ impl Dirs {
         self.plain.join("tmp")
     }
 
-    /// What is remembered of the last stage and archive, to know whether they still stand.
+    /// What is remembered of bundles, one file each.
+    pub fn states(&self) -> PathBuf {
+        self.build.join("state")
+    }
+
+    /// What is remembered of a bundle's tree and archive, to know whether they still stand.
     pub fn state(&self, bundle: &str) -> PathBuf {
-        self.build.join("state").join(format!("{bundle}.json"))
+        self.states().join(format!("{bundle}.json"))
     }
 
     /// Compressed pieces of earlier archives.

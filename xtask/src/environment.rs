@@ -4,6 +4,7 @@
 //! every folder that tools like to write to is below `build/`.
 
 use crate::dirs::Dirs;
+use crate::stack::recipe::Action;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -82,6 +83,70 @@ pub fn base(dirs: &Dirs, epoch: u64) -> Environment {
         }
     }
     env
+}
+
+/// The fixed part of the environment as text, the same wherever the build folder lies: what of it a result depends on.
+pub fn fixed(dirs: &Dirs) -> String {
+    use std::fmt::Write as _;
+    let personal = ["CARGO_HOME", "RUSTUP_HOME", "npm_config_userconfig", "GOENV", "SOURCE_DATE_EPOCH"];
+    let places = dirs.places();
+    let mut text = String::new();
+    for (name, value) in base(dirs, 0) {
+        if PASSED.contains(&name.as_str()) || personal.contains(&name.as_str()) {
+            continue;
+        }
+        let value = places.iter().fold(value.to_string_lossy().into_owned(), |value, place| value.replace(place, "{build}"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name}={value}");
+    }
+    text
+}
+
+/// What the user has set up besides that could change what a step makes, by name: not where packages come from and how
+/// they are reached, since what comes is pinned.
+pub fn settings(action: &Action<'_>) -> Vec<(String, String)> {
+    const NO_MATTER_GO: [&str; 15] = [
+        "GOPROXY",
+        "GONOPROXY",
+        "GOSUMDB",
+        "GONOSUMDB",
+        "GOPRIVATE",
+        "GOINSECURE",
+        "GOAUTH",
+        "GOVCS",
+        "GOTELEMETRY",
+        "GOPATH",
+        "GOCACHE",
+        "GOMODCACHE",
+        "GOBIN",
+        "GOTMPDIR",
+        "GOTOOLCHAIN",
+    ];
+    const NO_MATTER_NPM: [&str; 10] =
+        ["registry", "proxy", "_auth", "_password", "username", "email", "cafile", "cache", "strict-ssl", "loglevel"];
+    let lines = |variable: &str, file: &str, no_matter: &dyn Fn(&str) -> bool| {
+        let text = users_file(variable, file).and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let lines: Vec<_> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
+            .filter(|line| !no_matter(line.split('=').next().unwrap_or(line).trim()))
+            .map(str::to_owned)
+            .collect();
+        (!lines.is_empty()).then(|| (variable.to_owned(), lines.join("\n")))
+    };
+    match action {
+        Action::Go(_) => {
+            let file = lines("GOENV", ".config/go/env", &|name| NO_MATTER_GO.contains(&name));
+            let fips = std::env::var("GOFIPS140").ok().map(|value| ("GOFIPS140".to_owned(), value));
+            file.into_iter().chain(fips).collect()
+        }
+        Action::Node(_) => {
+            let no_matter = |name: &str| NO_MATTER_NPM.iter().any(|word| name.contains(word));
+            lines("npm_config_userconfig", ".npmrc", &no_matter).into_iter().collect()
+        }
+        Action::Autotools(_) | Action::Cargo(_) => Vec::new(),
+    }
 }
 
 fn users_file(variable: &str, file: &str) -> Option<PathBuf> {

@@ -110,6 +110,12 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(kind as u8)
 }
 
+/// As [`report`], and leaves the program there and then.
+pub fn leave(error: &anyhow::Error) -> ! {
+    let _ = report(error);
+    std::process::exit(kind_of(error) as i32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

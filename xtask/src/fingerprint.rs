@@ -7,6 +7,8 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use walkdir::WalkDir;
 
 /// A file or link of a tree.
@@ -31,14 +33,22 @@ pub enum EntryKind {
         mode: u32,
         /// Of the content, hexadecimal.
         sha256: String,
-        /// When it was last written, nanoseconds since 1970: together with the size, the cheap sign of a change.
-        mtime_ns: i64,
     },
     /// A symbolic link.
     Link {
         /// What it points to, as written.
         target: PathBuf,
     },
+}
+
+impl Entry {
+    /// The bytes of a file.
+    pub fn size(&self) -> Option<u64> {
+        match self.kind {
+            EntryKind::File { size, .. } => Some(size),
+            EntryKind::Link { .. } => None,
+        }
+    }
 }
 
 /// All files and links of a tree, sorted by path, hashed on all cores.
@@ -54,23 +64,17 @@ pub fn scan(root: &Path) -> anyhow::Result<Vec<Entry>> {
         }
     }
     found.sort();
-    let next = std::sync::atomic::AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
     let work = || -> anyhow::Result<Vec<(usize, Entry)>> {
         let mut entries = Vec::new();
         loop {
-            let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let at = next.fetch_add(1, Ordering::Relaxed);
             let Some((path, full)) = found.get(at) else { return Ok(entries) };
             let kind = look(full).with_context(|| format!("cannot read {}", full.display()))?;
             entries.push((at, Entry { path: path.clone(), kind }));
         }
     };
-    let parts = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..crate::host::cores()).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a hashing thread died"))?)
-            .collect::<Vec<_>>()
-    });
+    let parts = on_all_cores(work);
     let mut entries = Vec::with_capacity(found.len());
     for part in parts {
         entries.extend(part?);
@@ -85,20 +89,197 @@ fn look(path: &Path) -> anyhow::Result<EntryKind> {
         return Ok(EntryKind::Link { target: fs::read_link(path)? });
     }
     anyhow::ensure!(meta.is_file(), "it is neither a file nor a link nor a folder");
-    Ok(known(path, hash_file(path)?)?)
+    Ok(EntryKind::File { size: meta.len(), mode: meta.mode() & 0o7777, sha256: hash_file(path)? })
 }
 
-/// A file whose hash is known already, with its size, mode and time as they are now.
+/// What tells cheaply that nobody has written to a file: its size, mode and inode, when its content changed, and when
+/// anything about it did. The last is the one time that nothing can set back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Bytes.
+    pub size: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Inode.
+    pub inode: u64,
+    /// Nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Nanoseconds since 1970.
+    pub ctime_ns: i64,
+}
+
+impl Stamp {
+    /// Of what was looked at.
+    pub fn of(meta: &Metadata) -> Self {
+        let ns = |secs: i64, nanos: i64| secs.saturating_mul(1_000_000_000).saturating_add(nanos);
+        Self {
+            size: meta.len(),
+            mode: meta.mode(),
+            inode: meta.ino(),
+            mtime_ns: ns(meta.mtime(), meta.mtime_nsec()),
+            ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+
+    /// Of what is at a path, a link itself and not what it points to.
+    ///
+    /// # Errors
+    /// When nothing is there, or it cannot be looked at.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self::of(&path.symlink_metadata()?))
+    }
+
+    /// How long a stamp is when it is written down.
+    pub const BYTES: usize = 36;
+
+    /// The stamp as it is written down.
+    pub fn bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.size.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.mode.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.inode.to_le_bytes());
+        bytes[20..28].copy_from_slice(&self.mtime_ns.to_le_bytes());
+        bytes[28..].copy_from_slice(&self.ctime_ns.to_le_bytes());
+        bytes
+    }
+
+    /// What [`Self::bytes`] has written down.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let eight = |from: usize| {
+            let mut part = [0; 8];
+            part.copy_from_slice(&bytes[from..from + 8]);
+            part
+        };
+        let mut mode = [0; 4];
+        mode.copy_from_slice(&bytes[8..12]);
+        Self {
+            size: u64::from_le_bytes(eight(0)),
+            mode: u32::from_le_bytes(mode),
+            inode: u64::from_le_bytes(eight(12)),
+            mtime_ns: i64::from_le_bytes(eight(20)),
+            ctime_ns: i64::from_le_bytes(eight(28)),
+        }
+    }
+}
+
+/// One hash over the stamps of these files, in this order: the same only as long as nobody has written to any of them.
 ///
 /// # Errors
-/// When it is not there.
-pub fn known(path: &Path, sha256: String) -> io::Result<EntryKind> {
-    let meta = path.symlink_metadata()?;
-    Ok(EntryKind::File { size: meta.len(), mode: meta.mode() & 0o7777, sha256, mtime_ns: mtime_ns(&meta) })
+/// When one of them is not there.
+pub fn stamps<'a>(paths: impl Iterator<Item = &'a Path>) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    for path in paths {
+        hash.update(Stamp::at(path)?.bytes());
+    }
+    Ok(hex(&hash.finalize()))
 }
 
-fn mtime_ns(meta: &Metadata) -> i64 {
-    meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())
+/// One hash over the names and stamps of everything in a tree, its folders included: the same only as long as nobody has
+/// written to any of it. Looked at on all cores.
+///
+/// # Errors
+/// When something cannot be looked at.
+pub fn tree_stamp(root: &Path) -> anyhow::Result<String> {
+    let seen = Mutex::new(Vec::new());
+    let queue = Queue::new(root.to_owned());
+    let outcomes = on_all_cores(|| -> anyhow::Result<()> {
+        let mut own = Vec::new();
+        while let Some(folder) = queue.take() {
+            let outcome = look_into(&folder, &queue, &mut own);
+            queue.done();
+            outcome.with_context(|| format!("cannot look into {}", folder.display()))?;
+        }
+        seen.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
+        Ok(())
+    });
+    outcomes.into_iter().collect::<anyhow::Result<()>>()?;
+    let mut all: Vec<(PathBuf, Stamp)> = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let mut hash = Sha256::new();
+    for (path, stamp) in all {
+        hash.update(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
+        hash.update([0]);
+        hash.update(stamp.bytes());
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+fn look_into(folder: &Path, queue: &Queue, seen: &mut Vec<(PathBuf, Stamp)>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, meta) = (entry.path(), entry.metadata()?);
+        if meta.is_dir() {
+            queue.add(path.clone());
+        }
+        seen.push((path, Stamp::of(&meta)));
+    }
+    Ok(())
+}
+
+/// Folders that are still to be looked into.
+struct Queue {
+    /// The folders, and how many are being looked into now.
+    state: Mutex<(Vec<PathBuf>, usize)>,
+    changed: Condvar,
+}
+
+impl Queue {
+    fn new(first: PathBuf) -> Self {
+        Self { state: Mutex::new((vec![first], 0)), changed: Condvar::new() }
+    }
+
+    fn add(&self, folder: PathBuf) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0.push(folder);
+        self.changed.notify_one();
+    }
+
+    /// The next folder; none when all have been looked into.
+    fn take(&self) -> Option<PathBuf> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(folder) = state.0.pop() {
+                state.1 += 1;
+                return Some(folder);
+            }
+            if state.1 == 0 {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn done(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1 -= 1;
+        if state.1 == 0 {
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// The first of these items for which `look` finds something, with what it found. Looked at on all cores.
+pub fn first_on_all_cores<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> Option<R> + Sync) -> Option<(usize, R)> {
+    let next = AtomicUsize::new(0);
+    let found = on_all_cores(|| {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if let Some(found) = look(items.get(at)?) {
+                return Some((at, found));
+            }
+        }
+    });
+    found.into_iter().flatten().min_by_key(|(at, _)| *at)
+}
+
+/// Does the same on as many threads as there are cores; what each has found.
+fn on_all_cores<R: Send>(work: impl Fn() -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (1..crate::host::cores()).filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, &work).ok()).collect();
+        let mut found = vec![work()];
+        found.extend(threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
+        found
+    })
 }
 
 /// The SHA-256 of a file, hexadecimal.
@@ -127,29 +308,26 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The first difference between a tree and its record, by size, time and mode, with nothing missing and nothing added;
-/// none when they agree.
-pub fn difference(root: &Path, entries: &[Entry]) -> Option<String> {
-    let mut expected =
-        entries.iter().map(|entry| (entry.path.as_path(), &entry.kind)).collect::<std::collections::HashMap<_, _>>();
-    for found in WalkDir::new(root) {
-        let Ok(found) = found else { return Some(format!("{} cannot be read", root.display())) };
-        if found.file_type().is_dir() {
-            continue;
-        }
-        let Ok(path) = found.path().strip_prefix(root) else { continue };
-        let Some(kind) = expected.remove(path) else { return Some(format!("{} was added", path.display())) };
-        let same = match kind {
-            EntryKind::Link { target } => fs::read_link(found.path()).is_ok_and(|link| link == *target),
-            EntryKind::File { size, mode, mtime_ns: time, .. } => found.path().symlink_metadata().is_ok_and(|meta| {
-                meta.is_file() && meta.len() == *size && meta.mode() & 0o7777 == *mode && mtime_ns(&meta) == *time
-            }),
+/// The first difference between what a tree should hold and what it does, both sorted by path; none when they agree.
+pub fn difference(expected: &[Entry], found: &[Entry]) -> Option<String> {
+    let (mut expected, mut found) = (expected.iter().peekable(), found.iter().peekable());
+    loop {
+        return match (expected.peek(), found.peek()) {
+            (None, None) => None,
+            (Some(want), have) if have.is_none_or(|have| want.path < have.path) => {
+                Some(format!("{} is missing", want.path.display()))
+            }
+            (want, Some(have)) if want.is_none_or(|want| have.path < want.path) => {
+                Some(format!("{} was added", have.path.display()))
+            }
+            (Some(want), Some(have)) if want.kind != have.kind => Some(format!("{} was changed", want.path.display())),
+            _ => {
+                expected.next();
+                found.next();
+                continue;
+            }
         };
-        if !same {
-            return Some(format!("{} was changed", path.display()));
-        }
     }
-    expected.keys().min().map(|path| format!("{} is missing", path.display()))
 }
 
 /// A hash over the names, modes and content of a source folder, independent of where it lies and of times.
@@ -187,14 +365,16 @@ mod tests {
         fs::create_dir(root.join("a b")).unwrap();
         fs::write(root.join("a b/file"), "one").unwrap();
         std::os::unix::fs::symlink("a b", root.join("link")).unwrap();
-        let entries = scan(root).unwrap();
-        assert_eq!(difference(root, &entries), None);
+        let (entries, stamp) = (scan(root).unwrap(), tree_stamp(root).unwrap());
+        let seen = || (difference(&entries, &scan(root).unwrap()), tree_stamp(root).unwrap() == stamp);
+        assert_eq!(seen(), (None, true));
         fs::write(root.join("new"), "").unwrap();
-        assert_eq!(difference(root, &entries).unwrap(), "new was added");
+        assert_eq!(seen(), (Some("new was added".to_owned()), false));
         fs::remove_file(root.join("new")).unwrap();
+        assert_eq!(seen(), (None, true), "the time of the tree's own folder does not count");
         fs::write(root.join("a b/file"), "two").unwrap();
-        assert_eq!(difference(root, &entries).unwrap(), "a b/file was changed");
+        assert_eq!(seen(), (Some("a b/file was changed".to_owned()), false));
         fs::remove_file(root.join("a b/file")).unwrap();
-        assert_eq!(difference(root, &entries).unwrap(), "a b/file is missing");
+        assert_eq!(seen(), (Some("a b/file is missing".to_owned()), false));
     }
 }

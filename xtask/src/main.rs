@@ -8,6 +8,7 @@ mod build;
 mod cli;
 mod commands;
 mod dirs;
+mod engine;
 mod environment;
 mod error;
 mod events;
@@ -18,7 +19,6 @@ mod host;
 mod interrupt;
 mod key;
 mod logs;
-mod outputs;
 mod patch;
 mod plan;
 mod preflight;
@@ -28,6 +28,7 @@ mod schedule;
 mod shell;
 mod stack;
 mod stage;
+mod store;
 mod toolchain;
 mod unpack;
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Fetch(args) => commands::fetch::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Explain(args) => commands::explain::run(args),
+        Command::Shell(args) => commands::shell::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Clean(args) => commands::clean::run(args),
         Command::Ci(args) => commands::ci::run(args),

@@ -1,17 +1,21 @@
-//! Runs components side by side under two budgets: cores and memory.
+//! Runs the tasks of a graph side by side under two budgets: cores and memory.
 //!
-//! Every component is a chain of steps. A step states how many cores it keeps busy and how much memory it takes, and waits
-//! until both are free; of those that wait and fit, the one whose chain has the longest way to go runs first, since the
-//! run cannot end before it. What a step needs beyond the whole machine is clamped: it then runs alone.
+//! A task states how many cores it keeps busy and how much memory it takes, and begins when those that it comes after have
+//! ended well and both are free. Of those that could begin, the one with the longest way to the end of the graph does,
+//! since the run cannot end before it. What a task needs beyond the whole machine is clamped: it then runs alone. What
+//! only fetches takes no core, so that compiling goes on beside it. When a task fails, those behind it are left out; all
+//! others are finished.
+//!
+//! Some tasks are done by somebody else (all downloads share one client); they are only waited for, see [`Task::external`].
 
 use crate::interrupt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How often a step that waits looks for an interrupt.
+/// How often an idle run looks for an interrupt.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Cores and memory: of the machine, or what a step needs of it.
+/// Cores and memory: of the machine, or what a task needs of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resources {
     /// Cores.
@@ -42,149 +46,156 @@ impl Resources {
     }
 }
 
-/// A step that waits.
-#[derive(Clone, Copy, Debug)]
-struct Ticket {
-    number: u64,
-    need: Resources,
-    /// The time that its component still needs, itself included.
-    remaining: Duration,
+/// One task of a graph.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// What it takes of the machine.
+    pub need: Resources,
+    /// How long it will probably take.
+    pub time: Duration,
+    /// The tasks that have to end well before it begins, by number; all smaller than its own.
+    pub after: Vec<usize>,
+    /// Whether somebody else does it, who says so by [`Crew::end`].
+    pub external: bool,
+}
+
+/// How far a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    Waits,
+    Runs,
+    Good,
+    /// It failed, or was left out because one before it failed, or because the run was given up.
+    Lost,
 }
 
 struct State {
     free: Resources,
-    waiting: Vec<Ticket>,
-    last_number: u64,
+    stands: Vec<Stand>,
     given_up: bool,
 }
 
-/// Hands out the machine.
-pub struct Scheduler {
+/// Runs a graph.
+pub struct Crew {
     total: Resources,
+    tasks: Vec<Task>,
+    /// The time from the begin of each task to the end of the graph, at the least.
+    remaining: Vec<Duration>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-impl Scheduler {
-    /// A scheduler for this much of a machine.
-    pub fn new(total: Resources) -> Self {
-        let state = State { free: total, waiting: Vec::new(), last_number: 0, given_up: false };
-        Self { total, state: Mutex::new(state), changed: Condvar::new() }
-    }
-
-    /// Takes a place among those that wait. `remaining` is the time that the step's component still needs, the step
-    /// included. Nobody runs before he waits; who is to be compared with others has to be announced before they do.
-    pub fn announce(&self, need: Resources, remaining: Duration) -> Claim<'_> {
-        let need = need.within(self.total);
-        let mut state = self.lock();
-        state.last_number += 1;
-        let number = state.last_number;
-        state.waiting.push(Ticket { number, need, remaining });
-        Claim { scheduler: self, number, need }
+impl Crew {
+    /// A crew for this much of a machine.
+    pub fn new(total: Resources, tasks: Vec<Task>) -> Self {
+        let mut remaining: Vec<Duration> = tasks.iter().map(|task| task.time).collect();
+        for at in (0..tasks.len()).rev() {
+            for before in &tasks[at].after {
+                remaining[*before] = remaining[*before].max(tasks[*before].time + remaining[at]);
+            }
+        }
+        let stands = tasks.iter().map(|task| if task.external { Stand::Runs } else { Stand::Waits }).collect();
+        let state = Mutex::new(State { free: total, stands, given_up: false });
+        Self { total, tasks, remaining, state, changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets no further step begin; those that run go on to their end.
+    /// Lets no further task begin; those that run go on to their end.
     pub fn give_up(&self) {
         self.lock().given_up = true;
         self.changed.notify_all();
     }
-}
 
-/// Why a step was not begun: another component failed, and the run was given up for it.
-#[derive(Debug)]
-pub struct GivenUp;
-
-impl std::fmt::Display for GivenUp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("not begun, since another component failed (--fail-fast)")
+    /// Says that an external task has ended.
+    pub fn end(&self, task: usize, good: bool) {
+        let mut state = self.lock();
+        if state.stands[task] == Stand::Runs {
+            state.stands[task] = if good { Stand::Good } else { Stand::Lost };
+        }
+        self.changed.notify_all();
     }
-}
 
-impl std::error::Error for GivenUp {}
-
-/// Whose turn it is: of those that fit, the one with the longest way to go; of equals, who came first.
-fn next(waiting: &[Ticket], free: Resources) -> Option<u64> {
-    waiting
-        .iter()
-        .filter(|ticket| ticket.need.fits(free))
-        .max_by_key(|ticket| (ticket.remaining, u64::MAX - ticket.number))
-        .map(|ticket| ticket.number)
-}
-
-/// A place among those that wait; given up when dropped.
-pub struct Claim<'a> {
-    scheduler: &'a Scheduler,
-    number: u64,
-    need: Resources,
-}
-
-impl<'a> Claim<'a> {
-    /// Waits until the step may run.
-    ///
-    /// # Errors
-    /// [`crate::error::Kind::Interrupted`] when the run is, [`GivenUp`] when it has been given up.
-    pub fn wait(self) -> anyhow::Result<Permit<'a>> {
-        let scheduler = self.scheduler;
-        let mut state = scheduler.lock();
-        loop {
-            interrupt::check()?;
-            if state.given_up {
-                return Err(GivenUp.into());
+    /// Runs the graph to its end. `work` does a task and says whether it ended well.
+    pub fn run(&self, work: impl Fn(usize) -> bool + Sync) {
+        let work = |task: usize, need: Resources| {
+            // A panic is passed on when the thread is joined; nobody may wait for it until then.
+            let guard = Ending { crew: self, task, need, good: false };
+            let good = work(task);
+            Ending::end(guard, good);
+        };
+        let work = &work;
+        std::thread::scope(|scope| {
+            let mut state = self.lock();
+            loop {
+                self.leave_out(&mut state);
+                if let Some(task) = self.next(&state) {
+                    let need = self.tasks[task].need.within(self.total);
+                    state.stands[task] = Stand::Runs;
+                    state.free.cores -= need.cores;
+                    state.free.memory_mb -= need.memory_mb;
+                    drop(state);
+                    if std::thread::Builder::new().spawn_scoped(scope, move || work(task, need)).is_err() {
+                        // No thread was to be had; this one has time.
+                        work(task, need);
+                    }
+                    state = self.lock();
+                } else if state.stands.iter().any(|stand| matches!(stand, Stand::Waits | Stand::Runs)) {
+                    state = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+                    state.given_up |= interrupt::check().is_err();
+                } else {
+                    return;
+                }
             }
-            if next(&state.waiting, state.free) == Some(self.number) {
-                state.free.cores -= self.need.cores;
-                state.free.memory_mb -= self.need.memory_mb;
-                let need = self.need;
-                // The claim is dropped on return, which needs the lock.
-                drop(state);
-                return Ok(Permit { scheduler, need });
+        });
+    }
+
+    /// Leaves out what cannot begin any more.
+    fn leave_out(&self, state: &mut State) {
+        for (at, task) in self.tasks.iter().enumerate() {
+            let lost = state.given_up || task.after.iter().any(|before| state.stands[*before] == Stand::Lost);
+            if lost && state.stands[at] == Stand::Waits {
+                state.stands[at] = Stand::Lost;
             }
-            state = scheduler.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
-}
 
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        self.scheduler.lock().waiting.retain(|ticket| ticket.number != self.number);
-        // Another one may fit as well, or instead.
-        self.scheduler.changed.notify_all();
+    /// Whose turn it is: of those that could begin, the one with the longest way to go; of equals, who stands first.
+    fn next(&self, state: &State) -> Option<usize> {
+        let could = |(at, task): &(usize, &Task)| {
+            state.stands[*at] == Stand::Waits
+                && task.after.iter().all(|before| state.stands[*before] == Stand::Good)
+                && task.need.within(self.total).fits(state.free)
+        };
+        let ready = self.tasks.iter().enumerate().filter(could);
+        ready.max_by_key(|(at, _)| (self.remaining[*at], usize::MAX - at)).map(|(at, _)| at)
     }
 }
 
-/// The right to run; given back when dropped.
-pub struct Permit<'a> {
-    scheduler: &'a Scheduler,
+/// Gives back what a task took, also when it panics.
+struct Ending<'a> {
+    crew: &'a Crew,
+    task: usize,
     need: Resources,
+    good: bool,
 }
 
-impl Drop for Permit<'_> {
+impl Ending<'_> {
+    fn end(mut self, good: bool) {
+        self.good = good;
+    }
+}
+
+impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let mut state = self.scheduler.lock();
+        let mut state = self.crew.lock();
         state.free.cores += self.need.cores;
         state.free.memory_mb += self.need.memory_mb;
-        self.scheduler.changed.notify_all();
+        drop(state);
+        self.crew.end(self.task, self.good);
     }
-}
-
-/// Does something for each item on as many threads as there are items, or as can be had; the results stand in the items'
-/// order.
-pub fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let begin = |item| std::thread::Builder::new().spawn_scoped(scope, move || work(item)).map_err(|_| item);
-        let threads: Vec<_> = items.iter().map(begin).collect();
-        let end = |thread| match thread {
-            Ok(thread) => std::thread::ScopedJoinHandle::join(thread).unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // No thread was to be had; this one has time.
-            Err(item) => work(item),
-        };
-        threads.into_iter().map(end).collect()
-    })
 }
 
 #[cfg(test)]
@@ -196,59 +207,76 @@ mod tests {
         Resources { cores, memory_mb }
     }
 
-    #[test]
-    fn the_longest_way_to_go_comes_first_among_those_that_fit() {
-        let ticket =
-            |number, cores, memory, secs| Ticket { number, need: need(cores, memory), remaining: Duration::from_secs(secs) };
-        let waiting = [ticket(1, 1, 100, 10), ticket(2, 2, 100, 500), ticket(3, 1, 9000, 300), ticket(4, 1, 100, 10)];
-        assert_eq!(next(&waiting, need(2, 10_000)), Some(2));
-        assert_eq!(next(&waiting, need(1, 10_000)), Some(3));
-        assert_eq!(next(&waiting, need(1, 500)), Some(1));
-        assert_eq!(next(&waiting, need(0, 10_000)), None);
+    fn task(need: Resources, secs: u64, after: &[usize]) -> Task {
+        Task { need, time: Duration::from_secs(secs), after: after.to_vec(), external: false }
+    }
+
+    /// Runs a graph and gives the order in which its tasks began.
+    fn order(total: Resources, tasks: Vec<Task>, good: impl Fn(usize) -> bool + Sync) -> Vec<usize> {
+        let order = Mutex::new(Vec::new());
+        Crew::new(total, tasks).run(|task| {
+            order.lock().unwrap().push(task);
+            good(task)
+        });
+        order.into_inner().unwrap()
     }
 
     #[test]
-    fn budgets_are_never_exceeded_and_a_need_beyond_the_machine_runs_alone() {
-        let scheduler = Scheduler::new(need(3, 1000));
+    fn the_longest_way_to_go_comes_first_and_nothing_before_what_it_needs() {
+        // Two chains: 0 → 1 (short, then long) and 2; and 3 behind both.
+        let one = need(1, 1);
+        let tasks = vec![task(one, 1, &[]), task(one, 100, &[0]), task(one, 50, &[]), task(one, 1, &[1, 2])];
+        assert_eq!(order(one, tasks, |_| true), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn what_does_not_fit_waits_for_others_to_end_and_one_beyond_the_machine_runs_alone() {
+        let total = need(3, 1000);
         let (cores, memory, peak) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
-        let items: Vec<_> = (0..60_u64).map(|at| need(1 + (at % 5) as u32, 100 * (at % 13))).collect();
-        side_by_side(&items, |item| {
-            let permit = scheduler.announce(*item, Duration::from_secs(item.memory_mb)).wait().unwrap();
-            let now = cores.fetch_add(permit.need.cores, Ordering::SeqCst) + permit.need.cores;
-            let used = memory.fetch_add(permit.need.memory_mb as u32, Ordering::SeqCst) + permit.need.memory_mb as u32;
+        let tasks: Vec<_> = (0..60_u64).map(|at| task(need((at % 5) as u32, 100 * (at % 13)), at, &[])).collect();
+        let needs: Vec<_> = tasks.iter().map(|task| task.need.within(total)).collect();
+        Crew::new(total, tasks).run(|at| {
+            let now = cores.fetch_add(needs[at].cores, Ordering::SeqCst) + needs[at].cores;
+            let used = memory.fetch_add(needs[at].memory_mb as u32, Ordering::SeqCst) + needs[at].memory_mb as u32;
             peak.fetch_max(now, Ordering::SeqCst);
             assert!(now <= 3 && used <= 1000, "{now} cores, {used} MB");
             std::thread::yield_now();
-            memory.fetch_sub(permit.need.memory_mb as u32, Ordering::SeqCst);
-            cores.fetch_sub(permit.need.cores, Ordering::SeqCst);
+            memory.fetch_sub(needs[at].memory_mb as u32, Ordering::SeqCst);
+            cores.fetch_sub(needs[at].cores, Ordering::SeqCst);
+            true
         });
         assert!(peak.load(Ordering::SeqCst) > 1, "nothing ran side by side");
-        assert_eq!(scheduler.state.lock().unwrap().free, need(3, 1000));
     }
 
     #[test]
-    fn who_was_announced_with_a_longer_way_goes_first_even_if_he_comes_late() {
-        let scheduler = Scheduler::new(need(1, 1));
-        let long = scheduler.announce(need(1, 1), Duration::from_secs(100));
-        let order = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            let short = scheduler.announce(need(1, 1), Duration::from_secs(1));
-            let order = &order;
-            scope.spawn(move || {
-                let _permit = short.wait().unwrap();
-                order.lock().unwrap().push("short");
-            });
-            let _permit = long.wait().unwrap();
-            order.lock().unwrap().push("long");
+    fn what_stands_behind_a_failure_is_left_out_and_the_rest_is_finished() {
+        let one = need(1, 1);
+        let tasks =
+            || vec![task(one, 9, &[]), task(one, 5, &[0]), task(one, 1, &[]), task(one, 1, &[2]), task(one, 1, &[1, 3])];
+        assert_eq!(order(one, tasks(), |at| at != 0), [0, 2, 3]);
+        let crew = Crew::new(one, tasks());
+        let begun = Mutex::new(Vec::new());
+        crew.run(|at| {
+            begun.lock().unwrap().push(at);
+            crew.give_up();
+            false
         });
-        assert_eq!(*order.lock().unwrap(), ["long", "short"]);
+        assert_eq!(begun.into_inner().unwrap(), [0], "given up, something has begun");
     }
 
     #[test]
-    fn given_up_nothing_begins_any_more() {
-        let scheduler = Scheduler::new(need(1, 1));
-        scheduler.give_up();
-        let error = scheduler.announce(need(1, 1), Duration::ZERO).wait().err().unwrap();
-        assert!(error.is::<GivenUp>());
+    fn what_somebody_else_does_is_waited_for() {
+        let one = need(1, 1);
+        let tasks = vec![Task { external: true, ..task(need(0, 0), 1, &[]) }, task(one, 1, &[0]), task(one, 1, &[])];
+        let crew = Crew::new(one, tasks);
+        let order = Mutex::new(Vec::new());
+        crew.run(|at| {
+            order.lock().unwrap().push(at);
+            if at == 2 {
+                crew.end(0, true);
+            }
+            true
+        });
+        assert_eq!(order.into_inner().unwrap(), [2, 1]);
     }
 }

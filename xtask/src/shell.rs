@@ -168,6 +168,7 @@ impl Command {
             command: self.echo(),
             dir: self.dir.clone(),
             again: again.filter(|script| std::fs::write(script, self.script()).is_ok()),
+            shell: None,
             log: log.map(|log| log.path().to_owned()).unwrap_or_default(),
         }
     }
@@ -192,6 +193,8 @@ pub struct CommandFailed {
     pub dir: PathBuf,
     /// A script that runs it again; none when that could not be written.
     pub again: Option<PathBuf>,
+    /// The command that opens a shell where it ran; none where there is no such.
+    pub shell: Option<String>,
     /// The step's log.
     pub log: PathBuf,
 }
@@ -215,6 +218,9 @@ impl fmt::Display for CommandFailed {
         write!(f, "\n  command:     {}\n  in:          {}", self.command, self.dir.display())?;
         if let Some(script) = &self.again {
             write!(f, "\n  run again:   sh {}", quote(script.as_os_str()))?;
+        }
+        if let Some(shell) = &self.shell {
+            write!(f, "\n  a shell:     {shell}")?;
         }
         write!(f, "\n  log:         {}", self.log.display())
     }

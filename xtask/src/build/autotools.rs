@@ -6,7 +6,7 @@ use crate::stack::recipe::{Autotools, Step};
 use std::path::Path;
 
 /// Whether a source has to be bootstrapped before it can be configured.
-pub(super) fn lacks_configure(dir: &Path) -> bool {
+pub(crate) fn lacks_configure(dir: &Path) -> bool {
     !dir.join("configure").is_file()
 }
 

@@ -2,10 +2,9 @@
 
 use super::Build;
 use crate::error::{Kind, WithKind as _};
-use crate::fingerprint;
-use crate::outputs::{self, Output, Record, StepCost};
 use crate::stack::Material;
 use crate::stack::recipe::Install;
+use crate::store::{self, Record, StepCost};
 use anyhow::Context as _;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use std::fs;
@@ -13,29 +12,22 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
-pub(super) fn collect(build: &Build<'_>, costs: Vec<StepCost>) -> anyhow::Result<Output> {
-    let recipe = build.planned.recipe;
-    let folder = build.session.dirs.outputs(&recipe.name);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let draft = tempfile::Builder::new().prefix(".draft-").tempdir_in(&folder)?;
-    let tree = draft.path().join(outputs::TREE);
-    fs::create_dir(&tree)?;
+pub(super) fn collect(build: &Build<'_>, costs: Vec<StepCost>) -> anyhow::Result<Record> {
+    let (recipe, store) = (build.planned.recipe, build.session.store);
+    let draft = tempfile::tempdir_in(store.drafts()?)?;
+    let tree = draft.path();
     for install in &recipe.installs {
-        take(build, install, &tree).map_err(|error| {
+        take(build, install, tree).map_err(|error| {
             let what =
                 install.from.as_ref().or(install.link.as_ref()).map(|path| path.display().to_string()).unwrap_or_default();
             error.context(format!("cannot take {what} of {} to {}", recipe.name, install.to))
         })?;
     }
-    take_licenses(build, &tree)?;
-    let record = Record {
-        component: recipe.name.clone(),
-        key: build.planned.key.clone(),
-        toolchain: build.planned.toolchain.clone(),
-        entries: fingerprint::scan(&tree)?,
-        steps: costs,
-    };
-    outputs::seal(draft, &folder, record)
+    take_licenses(build, tree)?;
+    let mut record = Record::new(&recipe.name, store::FINAL, build.planned.chain.clone());
+    record.toolchain = build.planned.toolchain.clone();
+    record.costs = costs;
+    store.put_tree(tree, record)
 }
 
 fn take(build: &Build<'_>, install: &Install, tree: &Path) -> anyhow::Result<()> {

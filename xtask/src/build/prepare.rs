@@ -1,12 +1,11 @@
 //! Puts a component's patched source into its work folder.
 
-use super::{Session, autotools};
+use super::Session;
 use crate::error::{Kind, WithKind as _};
-use crate::plan::Planned;
+use crate::plan::Component;
 use crate::stack::Material;
 use crate::stack::lock::Origin;
-use crate::stack::recipe::Action;
-use crate::{dirs, patch, progress, unpack};
+use crate::{patch, progress, unpack};
 use anyhow::Context as _;
 use std::fs;
 use std::path::Path;
@@ -17,17 +16,14 @@ use walkdir::WalkDir;
 /// are those of the checkout.
 pub const FOLDER_EPOCH: u64 = 315_532_800;
 
-/// Unpacks or copies the source of a component and applies its patches. `archive` is the fetched file of a locked archive.
+/// Unpacks or copies the source of a component. `archive` is the fetched file of a locked archive.
 ///
 /// # Errors
-/// [`Kind::Integrity`] for a harmful or broken archive, [`Kind::Patch`] for a patch that does not apply, both named.
-pub fn prepare(session: &Session<'_>, planned: &Planned<'_>, archive: Option<&Path>) -> anyhow::Result<()> {
-    let name = &planned.recipe.name;
-    let Material::Locked(source) = planned.material else { return Ok(()) };
-    let work = session.dirs.work(name);
-    dirs::remove_all(&work).with_context(|| format!("cannot remove {}", work.display()))?;
-    fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-    let src = work.join("src");
+/// [`Kind::Integrity`] for a harmful or broken archive.
+pub(super) fn unpack(session: &Session<'_>, component: &Component<'_>, archive: Option<&Path>) -> anyhow::Result<()> {
+    let name = &component.recipe.name;
+    let Material::Locked(source) = component.material else { return Ok(()) };
+    let src = session.dirs.work(name).join("src");
     let step = session.ui.step(name, "unpack");
     let unpacked = match (source.origin(), archive) {
         (Origin::Folder(path), _) => copy_tree(&session.stack.root.join(path), &src).map(|files| format!("{files} files")),
@@ -36,26 +32,27 @@ pub fn prepare(session: &Session<'_>, planned: &Planned<'_>, archive: Option<&Pa
             .with_context(|| format!("cannot unpack {} {} from {}", source.name, source.version, archive.display())),
         (Origin::Archive { .. }, None) => Err(Kind::Fetch.error(format!("the archive of {name} was not fetched"))),
     };
-    step.close(unpacked, String::clone)?;
-    if planned.recipe.patches.is_empty() {
-        return Ok(());
-    }
-    let step = session.ui.step(name, "patch");
-    let patched = planned.recipe.patches.iter().try_for_each(|file| {
-        let applied = patch::apply(&session.stack.patch_path(planned.recipe, file), &src);
-        applied.map(drop).with_context(|| format!("cannot patch {name} with {file}"))
-    });
-    step.close(patched, |()| planned.recipe.patches.join(", "))
+    step.close(unpacked, String::clone).map(drop)
 }
 
-/// Whether a prepared source of kind autotools comes without `configure`.
-pub fn needs_bootstrap(session: &Session<'_>, planned: &Planned<'_>) -> bool {
-    let src = session.dirs.work(&planned.recipe.name).join("src");
-    planned
-        .recipe
-        .steps
-        .iter()
-        .any(|step| matches!(step.action(), Action::Autotools(_)) && autotools::lacks_configure(&src.join(&step.dir)))
+/// Applies the patches of a component. What they touch is a second newer than `epoch`, the newest time in the source: make
+/// has to see that it changed, and a source that is patched again has to be the same down to the times.
+///
+/// # Errors
+/// [`Kind::Patch`] for a patch that does not apply, by name.
+pub(super) fn patch(session: &Session<'_>, component: &Component<'_>, epoch: u64) -> anyhow::Result<()> {
+    let (name, patches) = (&component.recipe.name, &component.recipe.patches);
+    let src = session.dirs.work(name).join("src");
+    let step = session.ui.step(name, "patch");
+    let patched = patches.iter().try_for_each(|file| {
+        let patch = session.stack.patch_path(component.recipe, file);
+        let applied = patch::apply(&patch, &src).with_context(|| format!("cannot patch {name} with {file}"))?;
+        let mut there = applied.files.iter().map(|file| src.join(file)).filter(|path| path.is_file());
+        there.try_for_each(|path| {
+            set_mtime(&path, epoch + 1).with_context(|| format!("cannot set the time of {}", path.display()))
+        })
+    });
+    step.close(patched, |()| patches.join(", "))
 }
 
 /// Copies a folder of the stack, with modes, without what building by hand may have left in it.

@@ -4,6 +4,7 @@ use super::Workshop;
 use crate::cli;
 use crate::dirs::remove_all;
 use crate::error::{Kind, WithKind as _};
+use crate::store::Store;
 use std::path::{Path, PathBuf};
 
 /// Removes work folders and outputs; with `--all` everything.
@@ -16,12 +17,13 @@ pub fn run(args: &cli::Clean) -> anyhow::Result<()> {
     let lock = workshop.lock(true)?;
     let mut targets = Vec::new();
     if args.common.only.is_empty() {
-        targets.extend(["wip", "outputs", "state", "logs", "tmp", "home"].map(|name| dirs.build.join(name)));
+        targets.extend(["wip", "store", "state", "logs", "tmp", "home"].map(|name| dirs.build.join(name)));
     } else {
         let chosen = workshop.stack.select(&args.common.only)?;
         // The launcher is always among what is chosen to be built; to be removed it has to be named.
         let named = chosen.iter().filter(|recipe| args.common.only.contains(&recipe.name));
-        targets.extend(named.flat_map(|recipe| [dirs.work(&recipe.name), dirs.outputs(&recipe.name)]));
+        let store = Store::at(dirs.store());
+        targets.extend(named.flat_map(|recipe| [dirs.work(&recipe.name), store.folder_of(&recipe.name)]));
     }
     if args.all {
         targets.extend(

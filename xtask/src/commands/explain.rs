@@ -1,9 +1,10 @@
-//! `explain`: what a component depends on, and what of it has changed since it was built last.
+//! `explain`: what a component depends on, node by node, and what of it has changed since it was built last.
 
 use super::Workshop;
+use crate::cli;
 use crate::error::Kind;
-use crate::plan::{self, State};
-use crate::{cli, outputs};
+use crate::plan::{Todo, Why};
+use crate::store::Store;
 
 /// Prints the explanation to standard output.
 ///
@@ -11,24 +12,38 @@ use crate::{cli, outputs};
 /// [`Kind::Usage`] when there is no recipe of that name.
 pub fn run(args: &cli::Explain) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, None)?;
-    let recipe = workshop.stack.recipes.iter().find(|recipe| recipe.name == args.name).ok_or_else(|| {
-        let known: Vec<_> = workshop.stack.recipes.iter().map(|recipe| recipe.name.as_str()).collect();
-        Kind::Usage.error(format!("no recipe is named \"{}\"; there are {}", args.name, known.join(", ")))
-    })?;
-    let planned = plan::plan(&workshop.stack, &[recipe], &workshop.workspace, &workshop.host, &workshop.dirs)?.remove(0);
-    match &planned.state {
-        State::Ready(output) => println!("{} is built, from exactly this, in {}", args.name, output.folder.display()),
-        State::Build(why) => println!("{} has to be built: {why}", args.name),
+    let recipe = workshop.recipe(&args.name)?;
+    let store = Store::at(workshop.dirs.store());
+    let plan = workshop.planner(&store).plan(&[recipe])?;
+    let component = plan.components.first().ok_or_else(|| Kind::Other.error("nothing was planned"))?;
+    plan.damage.iter().for_each(|why| println!("! {why}"));
+    match (&component.ready, &component.why) {
+        (Some(record), _) => println!("{} is built, from exactly this: {}", args.name, store.path_of(record).display()),
+        (None, why) => println!("{} has to be built: {}", args.name, why.as_deref().unwrap_or_default()),
     }
-    let before = outputs::latest(&workshop.dirs.outputs(&args.name)).map(|output| output.record.key.0).unwrap_or_default();
-    for (part, value) in &planned.key.0 {
-        let then = match before.get(part) {
-            Some(old) if old == value => String::new(),
-            Some(old) => format!("   (last built with {old})"),
-            None if before.is_empty() => String::new(),
-            None => "   (new since it was built last)".to_owned(),
+    let why = Why::asked(&store, recipe, &component.chain);
+    for link in &component.chain.0 {
+        let words = why.difference(link);
+        let node = plan.nodes_of(0).find(|node| node.name == link.node.trim_start_matches("step "));
+        let kept = node.is_some_and(|node| matches!(node.todo, Todo::Reuse(Some(_))));
+        let stand = match (words.is_empty(), component.ready.is_some() || kept) {
+            (false, _) => words.join(", "),
+            (true, true) => "as it was".to_owned(),
+            (true, false) => "as it was, but what comes before it is not, or its result is gone".to_owned(),
         };
-        println!("  {part:<24} {value}{then}");
+        println!("{}: {stand}", link.node);
+        let before = why.before(&link.node);
+        for (name, value) in &link.parts.0 {
+            let then = match before.and_then(|before| before.0.get(name)) {
+                Some(old) if old != value => format!("   (last built with {old})"),
+                None if before.is_some() => "   (new since it was built last)".to_owned(),
+                _ => String::new(),
+            };
+            println!("  {name:<24} {value}{then}");
+        }
+        for (name, old) in before.iter().flat_map(|before| &before.0).filter(|(name, _)| !link.parts.0.contains_key(*name)) {
+            println!("  {name:<24} is gone   (last built with {old})");
+        }
     }
     Ok(())
 }

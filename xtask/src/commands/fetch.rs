@@ -1,7 +1,7 @@
 //! `fetch`: all sources into the store.
 
 use super::{Workshop, package};
-use crate::{cli, plan};
+use crate::cli;
 
 /// Fetches the sources of the chosen components, whether or not they have to be built.
 ///
@@ -11,8 +11,7 @@ pub fn run(args: &cli::Fetch) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, None)?;
     let recipes = workshop.stack.select(&args.common.only)?;
     let _lock = workshop.lock(!args.wait.no_wait)?;
-    let planned = plan::plan(&workshop.stack, &recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
-    let archives = package::fetch_sources(&workshop, &planned.iter().collect::<Vec<_>>(), &args.network)?;
+    let archives = package::fetch_sources(&workshop, &recipes, &args.network)?;
     workshop.ui.line(&format!("{} archives in {}", archives.len(), workshop.dirs.sources().display()));
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share: a stack that is open for work.
 
+mod ahead;
 pub mod bench;
 pub mod ci;
 pub mod clean;
@@ -9,15 +10,21 @@ pub mod fetch;
 pub mod lock;
 pub mod package;
 pub mod plan;
+pub mod shell;
 
 use crate::cli::Common;
 use crate::dirs::Dirs;
 use crate::error::{Kind, WithKind as _};
 use crate::host::Host;
+use crate::plan::Planner;
 use crate::preflight::{self, Finding};
 use crate::progress::Ui;
+use crate::shell::quote;
 use crate::stack::Stack;
 use crate::stack::recipe::Recipe;
+use crate::store::Store;
+use anyhow::Context as _;
+use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -39,6 +46,8 @@ pub struct Workshop {
     pub host: Host,
     /// What the person sees.
     pub ui: Ui,
+    /// The flags that choose this stack and build folder, as one would type them behind a command; empty for the usual ones.
+    pub flags: String,
 }
 
 impl Workshop {
@@ -53,17 +62,43 @@ impl Workshop {
             None => workspace.join("build"),
             Some(name) => workspace.join("build").join(format!("stack-{name}")),
         };
+        let mut flags = String::new();
+        let chosen = [
+            ("--stack", stack.name.as_ref().map(|_| stack.root.clone())),
+            ("--build-dir", common.build_dir.as_ref().map(std::path::absolute).transpose()?),
+        ];
+        for (flag, path) in chosen.into_iter().filter_map(|(flag, path)| Some((flag, path?))) {
+            // Writing to a string cannot fail.
+            let _ = write!(flags, " {flag} {}", quote(path.as_os_str()));
+        }
         let build = common.build_dir.clone().unwrap_or(usual_build);
         let dist = dist_dir.map_or_else(|| workspace.join("dist"), Path::to_owned);
         let dirs = Dirs::new(std::path::absolute(build)?, std::path::absolute(dist)?);
-        Ok(Self { workspace, stack, dirs, host: Host::default(), ui: Ui::new(common.talk.verbosity()) })
+        let host = Host::remembering(dirs.versions());
+        Ok(Self { workspace, stack, dirs, host, ui: Ui::new(common.talk.verbosity()), flags })
+    }
+
+    /// The recipe of this name.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] when there is none, with the names that there are.
+    pub fn recipe(&self, name: &str) -> anyhow::Result<&Recipe> {
+        self.stack.recipes.iter().find(|recipe| recipe.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.stack.recipes.iter().map(|recipe| recipe.name.as_str()).collect();
+            Kind::Usage.error(format!("no recipe is named \"{name}\"; there are {}", known.join(", ")))
+        })
+    }
+
+    /// What plans are made with.
+    pub fn planner<'a>(&'a self, store: &'a Store) -> Planner<'a> {
+        Planner { stack: &self.stack, workspace: &self.workspace, host: &self.host, dirs: &self.dirs, store }
     }
 
     /// Makes the build folder this run's own until the lock is dropped; waits for another run on it, if it may.
     ///
     /// # Errors
     /// When the folder cannot be made or locked, or another run has it and there is to be no waiting.
-    pub fn lock(&self, wait: bool) -> anyhow::Result<File> {
+    pub fn lock(&self, wait: bool) -> anyhow::Result<BuildLock> {
         self.dirs.make()?;
         let path = self.dirs.build.join("lock");
         let open = || File::options().create(true).read(true).write(true).truncate(false).open(&path);
@@ -90,12 +125,10 @@ impl Workshop {
                 return Err(Kind::Stage.error(format!("cannot lock {}: {error}", path.display())));
             }
         }
-        // Build commands inherit the lock: were this run killed, the next one waits until nothing of it works in the folder.
-        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;
         file.set_len(0)?;
         file.rewind()?;
         write!(file, "{}", std::process::id())?;
-        Ok(file)
+        Ok(BuildLock(file))
     }
 
     /// Checks that this machine can build the recipes; installs what is missing when told to.
@@ -110,5 +143,32 @@ impl Workshop {
         preflight::install(&findings)?;
         self.host.forget();
         Ok(preflight::check(recipes, bootstrap, &self.host, &self.dirs))
+    }
+}
+
+/// The build folder is this run's own for as long as this lives.
+#[derive(Debug)]
+pub struct BuildLock(File);
+
+impl BuildLock {
+    /// Lets commands that are started from now on inherit the lock, as build commands do: were this run killed, the next one
+    /// waits until nothing of it works in the folder any more.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn share(&self) -> anyhow::Result<()> {
+        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::empty()).context("cannot share the lock")
+    }
+
+    /// Does something whose commands do not inherit the lock: a daemon that a package brings and starts would hold it for as
+    /// long as it runs.
+    ///
+    /// # Errors
+    /// When the system refuses, and those of `work`.
+    pub fn privately<T>(&self, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::CLOEXEC).context("cannot keep the lock")?;
+        let outcome = work();
+        self.share()?;
+        outcome
     }
 }

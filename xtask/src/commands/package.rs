@@ -1,89 +1,76 @@
 //! `package`: from the pins to the archive.
 
-use super::Workshop;
-use crate::build::{self, Session};
+use super::{BuildLock, Workshop, ahead};
+use crate::build::Session;
 use crate::cli;
-use crate::error::{self, Kind, WithKind as _};
-use crate::outputs::{self, Output};
-use crate::plan::{self, Planned, State};
-use crate::progress::{Ahead, Fate, bytes};
-use crate::schedule::{GivenUp, Resources, Scheduler, side_by_side};
+use crate::engine::{self, Ended, Engine};
+use crate::error::{Kind, WithKind as _};
+use crate::plan::{self, Job, Plan, Todo};
+use crate::preflight;
+use crate::schedule::Resources;
 use crate::stack::Material;
 use crate::stack::lock::Source;
 use crate::stack::recipe::Recipe;
-use crate::stage::{self, ArchiveState, Piece, StageState};
-use crate::{archive, fetch, fingerprint, host, interrupt, preflight};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use crate::stage::{self, Bundle, Standing};
+use crate::store::{self, Record, Store};
+use crate::{events, fetch, host};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// How often a run is planned anew because something that it wanted to use was damaged. Each time that is thrown away, so
+/// that one more than once is more than bad luck.
+const ATTEMPTS: u32 = 5;
 
 /// Makes the package.
 ///
 /// # Errors
-/// Whatever a step fails with; its kind gives the exit status.
+/// Whatever a node fails with; its kind gives the exit status.
 pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
     let recipes = workshop.stack.select(&args.common.only)?;
+    let lock = workshop.lock(!args.wait.no_wait)?;
+    let store = Store::at(workshop.dirs.store());
+    look_back(&workshop, &store, args.paranoid)?;
+    let (epoch, first) = std::thread::scope(|scope| {
+        // Git takes about as long as the rest of the planning.
+        let epoch = scope.spawn(|| bundle_epoch(&workshop));
+        let first = workshop.planner(&store).plan(&recipes);
+        (epoch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), first)
+    });
     let partial = recipes.len() < workshop.stack.recipes.len();
-    let bundle = stage::bundle_name(&workshop.stack, partial);
-    let _lock = workshop.lock(!args.wait.no_wait)?;
-    workshop.ui.keep_logs(&workshop.dirs.build)?;
-    let outcome = make(&workshop, args, &bundle, &recipes);
-    let kept = workshop.ui.end(&workshop.dirs.build, &bundle, outcome.is_ok());
-    // What made the run fail matters more than that its history could not be written for the same reason.
-    outcome.and(kept)
-}
-
-/// The whole way, from the plan to the archive.
-fn make(workshop: &Workshop, args: &cli::Package, bundle: &str, recipes: &[&Recipe]) -> anyhow::Result<()> {
-    let planned = plan::plan(&workshop.stack, recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
-    let steps = ahead(&planned, args);
-    workshop.ui.plan(workshop.stack.name.as_deref(), bundle, steps, machine(args), &workshop.dirs.build);
-    let built = if args.skip_build { compiled_before(workshop, &planned)? } else { compile(workshop, &planned, args)? };
-    let pieces: Vec<_> = planned.iter().zip(built).map(|(planned, output)| Piece { planned, output }).collect();
-    for piece in &pieces {
-        outputs::touch(&piece.output);
-    }
-    workshop.dirs.remove_stand_in();
-    let epoch = bundle_epoch(workshop)?;
-    let state = stage::stage(&workshop.stack, &pieces, bundle, epoch, &workshop.dirs, &workshop.ui)?;
-    if args.skip_archive {
-        workshop.ui.artifact(&workshop.dirs.tree(bundle), None, None);
-        return Ok(());
-    }
-    archive_bundle(workshop, bundle, state, epoch, jobs(args))
-}
-
-/// The plan for those who watch.
-fn ahead(planned: &[Planned<'_>], args: &cli::Package) -> Vec<Ahead> {
-    let mut all: Vec<Ahead> = Vec::new();
-    let mut ends = Vec::new();
-    for planned in planned {
-        let mut last = None;
-        let fate = |step: &str| match &planned.state {
-            State::Build(why) if !args.skip_build => Fate::Run(why.clone()),
-            State::Build(_) => Fate::Cached(None),
-            State::Ready(output) => {
-                Fate::Cached(output.record.steps.iter().find(|cost| cost.name == step).map(outputs::StepCost::cost))
-            }
-        };
-        for step in &planned.recipe.steps {
-            let need = build::need(planned, step);
-            let (component, step) = (planned.recipe.name.clone(), step.name.clone());
-            let fate = fate(&step);
-            all.push(Ahead { component, step, after: last.into_iter().collect(), need, fate });
-            last = Some(all.len() - 1);
+    let name = stage::bundle_name(&workshop.stack, partial);
+    let bundle = Bundle { stack: &workshop.stack, name, epoch: epoch?, dirs: &workshop.dirs, store: &store };
+    let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle };
+    let mut plan = first?;
+    for _ in 0..ATTEMPTS {
+        if package.attempt(plan)? {
+            workshop.dirs.remove_stand_in();
+            package.tell_of_it();
+            return Ok(());
         }
-        ends.extend(last);
+        plan = workshop.planner(&store).plan(&recipes)?;
     }
-    let names = if args.skip_archive { &["stage"][..] } else { &["stage", "archive"] };
-    for name in names {
-        let fate = Fate::Run("always looked at".to_owned());
-        let need = Resources { cores: 1, memory_mb: 0 };
-        all.push(Ahead { component: "bundle".to_owned(), step: (*name).to_owned(), after: ends, need, fate });
-        ends = vec![all.len() - 1];
+    Err(Kind::Integrity.error(format!(
+        "what was just made in {} is found damaged again and again; is its disk broken?",
+        store.root().display()
+    )))
+}
+
+/// After a run that was killed, and when told to be paranoid, nothing is believed any more that was not hashed.
+fn look_back(workshop: &Workshop, store: &Store, paranoid: bool) -> anyhow::Result<()> {
+    let forget = || {
+        fetch::forget_fingerprints(&workshop.dirs.sources());
+        stage::forget_stamps(&workshop.dirs.states());
+    };
+    if let Some(why) = store.look_back(forget)? {
+        workshop.ui.line(&format!("  ! {why}: what is used is hashed first"));
     }
-    all
+    if paranoid {
+        store.forget_stamps();
+        forget();
+    }
+    Ok(())
 }
 
 fn jobs(args: &cli::Package) -> usize {
@@ -98,155 +85,229 @@ fn machine(args: &cli::Package) -> Resources {
     }
 }
 
-/// `--skip-build`: what was compiled before, whether or not it still is what the recipes say.
-fn compiled_before(workshop: &Workshop, planned: &[Planned<'_>]) -> anyhow::Result<Vec<Output>> {
-    let mut found = Vec::new();
-    let mut missing = Vec::new();
-    for planned in planned {
-        let name = &planned.recipe.name;
-        let output = match &planned.state {
-            State::Ready(output) => Some(output.clone()),
-            State::Build(why) => {
-                let latest = outputs::latest(&workshop.dirs.outputs(name));
-                if latest.is_some() {
-                    workshop.ui.line(&format!("  ! {name} is staged as it was compiled before, though: {why}"));
+struct Package<'a> {
+    workshop: &'a Workshop,
+    args: &'a cli::Package,
+    lock: &'a BuildLock,
+    store: &'a Store,
+    bundle: &'a Bundle<'a>,
+}
+
+impl Package<'_> {
+    /// Tells of what was made.
+    fn tell_of_it(&self) {
+        let (ui, bundle) = (&self.workshop.ui, self.bundle);
+        if self.args.skip_archive {
+            return ui.artifact(&bundle.tree(), None, None);
+        }
+        let archive = bundle.archive();
+        let sha256 = bundle.state().archive.map(|archive| archive.sha256);
+        ui.artifact(&archive, sha256.as_deref(), archive.metadata().ok().map(|meta| meta.len()));
+    }
+
+    /// The plan for those who watch.
+    fn tell_plan(&self, plan: &Plan<'_>) {
+        let workshop = self.workshop;
+        let total = machine(self.args);
+        let ahead = ahead::ahead(plan, total, self.args.skip_build);
+        workshop.ui.plan(workshop.stack.name.as_deref(), &self.bundle.name, ahead, total, &workshop.dirs.build);
+    }
+
+    /// Does what the plan has to do. Says whether that was all: if not, something was damaged and has to be planned anew.
+    fn attempt(&self, mut plan: Plan<'_>) -> anyhow::Result<bool> {
+        let ui = &self.workshop.ui;
+        plan.damage.iter().for_each(|why| ui.line(&format!("  ! {why}; it is made again")));
+        let ready = if self.args.skip_build { self.made_before(&plan)? } else { ready(&plan) };
+        let pieces = (ready.len() == plan.components.len()).then(|| engine::pieces(&plan, &ready)).transpose()?;
+        let standing = match &pieces {
+            Some(pieces) => self.bundle.look_at_tree(pieces)?,
+            None => Standing::Changed("comes after what has to be built".to_owned()),
+        };
+        if (self.args.paranoid || standing != Standing::Same) && self.has_damage(&plan, &ready)? {
+            return Ok(false);
+        }
+        let standing = match (standing, &pieces) {
+            (Standing::Unsure, Some(pieces)) => self.bundle.verify_tree(pieces)?,
+            (standing, _) => standing,
+        };
+        let (stage, archive) = self.bundle_todo(standing);
+        drop(pieces);
+        ready.values().for_each(|record| self.store.touch(record));
+        let unchanged = [Some(&stage), archive.as_ref()].into_iter().flatten().all(|todo| matches!(todo, Todo::Nothing));
+        plan.add_bundle(stage, archive);
+        if !unchanged {
+            return self.execute(&plan, ready);
+        }
+        if events::wanted() {
+            self.tell_plan(&plan);
+        }
+        ui.line(&format!("  ✓ {}: unchanged, {} components, their tree and archive", self.bundle.name, plan.components.len()));
+        Ok(true)
+    }
+
+    /// Whether anything that is to be used is damaged. It is then thrown away.
+    fn has_damage(&self, plan: &Plan<'_>, ready: &BTreeMap<String, Record>) -> anyhow::Result<bool> {
+        let mut found = false;
+        for record in ready.values().chain(plan.used()) {
+            if let Some(why) = self.store.check(record)? {
+                found = true;
+                let what = plan::damaged(&record.component, &record.slot, &why);
+                self.workshop.ui.line(&format!("  ! {what}; it is made again"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is to be done for the bundle, its tree standing so.
+    fn bundle_todo(&self, standing: Standing) -> (Todo, Option<Todo>) {
+        let todo = |standing: Standing| match standing {
+            Standing::Same => Todo::Nothing,
+            Standing::Unsure => Todo::Run("was touched".to_owned()),
+            Standing::Changed(why) => Todo::Run(why),
+        };
+        let stage = todo(standing);
+        let archive = (!self.args.skip_archive).then(|| match &stage {
+            Todo::Nothing => todo(self.bundle.look_at_archive()),
+            _ => Todo::Run("comes after stage".to_owned()),
+        });
+        (stage, archive)
+    }
+
+    /// `--skip-build`: what was made before, whether or not it still is what the recipes say.
+    fn made_before(&self, plan: &Plan<'_>) -> anyhow::Result<BTreeMap<String, Record>> {
+        let mut found = ready(plan);
+        let mut missing = Vec::new();
+        for component in plan.to_build() {
+            let name = &component.recipe.name;
+            let latest = self.store.records(name).into_iter().find(|record| record.slot == store::FINAL);
+            let why = component.why.as_deref().unwrap_or_default();
+            match latest {
+                Some(record) => {
+                    self.workshop.ui.line(&format!("  ! {name} is staged as it was compiled before, though: {why}"));
+                    found.insert(name.clone(), record);
                 }
-                latest
+                None => missing.push(name.as_str()),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        Err(Kind::Stage.error(format!(
+            "--skip-build: {} was never compiled in {}; run without --skip-build, or leave it out with --only",
+            missing.join(", "),
+            self.workshop.dirs.build.display()
+        )))
+    }
+
+    /// Runs the plan; says whether that was all.
+    fn execute(&self, plan: &Plan<'_>, ready: BTreeMap<String, Record>) -> anyhow::Result<bool> {
+        let (workshop, args) = (self.workshop, self.args);
+        let building: Vec<&Recipe> = if args.skip_build { Vec::new() } else { plan.to_build().map(|c| c.recipe).collect() };
+        workshop.ui.keep_logs(&workshop.dirs.build)?;
+        self.tell_plan(plan);
+        for component in plan.to_build().filter(|_| !args.skip_build) {
+            workshop.ui.line(&format!("  · {}: {}", component.recipe.name, component.why.as_deref().unwrap_or_default()));
+        }
+        for node in plan.nodes.iter().filter(|node| matches!(node.job, Job::Stage | Job::Archive)) {
+            match &node.todo {
+                Todo::Run(why) if building.is_empty() => workshop.ui.line(&format!("  · {}: {why}", node.name)),
+                Todo::Run(_) => {}
+                _ => workshop.ui.line(&format!("  ✓ {}: unchanged", node.name)),
+            }
+        }
+        if !building.is_empty() {
+            preflight::require(&workshop.preflight(&building, &[], args.install_missing)?)?;
+        }
+        self.lock.share()?;
+        let working = self.store.begin()?;
+        let outcome = self.execute_plan(plan, ready, &building);
+        let history = workshop.ui.end(&workshop.dirs.build, &self.bundle.name, outcome.is_ok());
+        let kept = match building.is_empty() {
+            true => Ok(()),
+            false => {
+                self.store.collect_garbage(&workshop.stack.recipes.iter().map(|r| r.name.as_str()).collect::<BTreeSet<_>>())
             }
         };
-        match output {
-            Some(output) => found.push(output),
-            None => missing.push(name.as_str()),
-        }
+        working.end();
+        // What made the run fail matters more than what could not be written for the same reason.
+        let ended = outcome?;
+        kept.and(history)?;
+        Ok(matches!(ended, Ended::Well))
     }
-    if missing.is_empty() {
-        return Ok(found);
-    }
-    Err(Kind::Stage.error(format!(
-        "--skip-build: {} was never compiled in {}; run without --skip-build, or leave it out with --only",
-        missing.join(", "),
-        workshop.dirs.build.display()
-    )))
-}
 
-/// Compiles what is not ready; gives all outputs in the plan's order.
-fn compile(workshop: &Workshop, planned: &[Planned<'_>], args: &cli::Package) -> anyhow::Result<Vec<Output>> {
-    let ui = &workshop.ui;
-    let scheduler = Scheduler::new(machine(args));
-    let session = Session {
-        stack: &workshop.stack,
-        workspace: &workshop.workspace,
-        dirs: &workshop.dirs,
-        ui,
-        host: &workshop.host,
-        jobs: jobs(args),
-        offline: args.network.offline,
-        scheduler: &scheduler,
-    };
-    let todo: Vec<_> = planned.iter().filter(|planned| planned.to_build()).collect();
-    for planned in &todo {
-        if let State::Build(why) = &planned.state {
-            ui.line(&format!("  · {}: {why}", planned.recipe.name));
-        }
-    }
-    prepare(workshop, &session, &todo, args)?;
-    // All are announced before the first begins, so that it is the one with the longest way to go.
-    let todo: Vec<_> =
-        todo.into_iter().map(|planned| (planned, Mutex::new(Some(build::announce(&session, planned))))).collect();
-    let results = side_by_side(&todo, |(planned, start)| {
-        // Each is begun once, so its start is there; were it not, it would just be announced late.
-        let start = start.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let start = start.unwrap_or_else(|| build::announce(&session, planned));
-        let outcome = build::build(&session, planned, start);
-        if outcome.is_err() && args.fail_fast {
-            scheduler.give_up();
-        }
-        outcome
-    });
-    interrupt::check()?;
-    let mut built: BTreeMap<&str, Output> = BTreeMap::new();
-    let mut failures = Vec::new();
-    for ((planned, _), outcome) in todo.iter().zip(results) {
-        match outcome {
-            Ok(output) => drop(built.insert(&planned.recipe.name, output)),
-            Err(error) if error.is::<GivenUp>() => {}
-            Err(error) => failures.push(error),
-        }
-    }
-    conclude(failures)?;
-    let outputs = planned.iter().map(|planned| match &planned.state {
-        State::Ready(output) => Some(output.clone()),
-        State::Build(_) => built.remove(planned.recipe.name.as_str()),
-    });
-    outputs.collect::<Option<_>>().ok_or_else(|| Kind::Stage.error("a component was not built, and nobody said why"))
-}
-
-/// One failure is returned as it is; of several all are shown, and the first gives the kind.
-fn conclude(mut failures: Vec<anyhow::Error>) -> anyhow::Result<()> {
-    match failures.len() {
-        0 => Ok(()),
-        1 => Err(failures.remove(0)),
-        count => {
-            let kind = error::kind_of(&failures[0]);
-            let texts: Vec<_> = failures.iter().map(|error| format!("{error:#}")).collect();
-            Err(kind.error(format!("{count} components failed:\n{}", texts.join("\n"))))
-        }
+    fn execute_plan(&self, plan: &Plan<'_>, ready: BTreeMap<String, Record>, building: &[&Recipe]) -> anyhow::Result<Ended> {
+        let (workshop, args) = (self.workshop, self.args);
+        let session = Session {
+            stack: &workshop.stack,
+            workspace: &workshop.workspace,
+            dirs: &workshop.dirs,
+            ui: &workshop.ui,
+            host: &workshop.host,
+            store: self.store,
+            jobs: jobs(args),
+            flags: &workshop.flags,
+            offline: args.network.offline,
+        };
+        let skipped;
+        let plan = if args.skip_build {
+            skipped = plan.bundle_only();
+            &skipped
+        } else {
+            plan
+        };
+        let engine = Engine {
+            session: &session,
+            plan,
+            bundle: self.bundle,
+            results: Mutex::new(ready),
+            fetch: &fetch_options(workshop, &args.network),
+            total: machine(args),
+            fail_fast: args.fail_fast,
+            bootstrap: &|name| {
+                let check = || workshop.preflight(building, &[name], args.install_missing);
+                if args.install_missing { self.lock.privately(check) } else { check() }
+            },
+        };
+        engine.run()
     }
 }
 
-/// Everything before the first compiler runs: the machine is checked, sources are fetched, unpacked and patched, so that
-/// what can fail early does.
-fn prepare(workshop: &Workshop, session: &Session<'_>, todo: &[&Planned<'_>], args: &cli::Package) -> anyhow::Result<()> {
-    if todo.is_empty() {
-        return Ok(());
-    }
-    let recipes: Vec<_> = todo.iter().map(|planned| planned.recipe).collect();
-    preflight::require(&workshop.preflight(&recipes, &[], args.install_missing)?)?;
-    let archives = fetch_sources(workshop, todo, &args.network)?;
-    let prepared = side_by_side(todo, |planned| {
-        build::prepare(session, planned, archives.get(&planned.recipe.source).map(PathBuf::as_path))
-    });
-    interrupt::check()?;
-    conclude(prepared.into_iter().filter_map(Result::err).collect())?;
-    let bootstrap: Vec<_> = todo
-        .iter()
-        .filter(|planned| build::needs_bootstrap(session, planned))
-        .map(|planned| planned.recipe.name.as_str())
-        .collect();
-    if bootstrap.is_empty() {
-        Ok(())
-    } else {
-        preflight::require(&workshop.preflight(&recipes, &bootstrap, args.install_missing)?)
-    }
+/// The results that the plan has found, by component.
+fn ready(plan: &Plan<'_>) -> BTreeMap<String, Record> {
+    let found = plan.components.iter().filter_map(|one| Some((one.recipe.name.clone(), one.ready.clone()?)));
+    found.collect()
 }
 
-/// Brings the archives of the components into the store.
-pub(super) fn fetch_sources(
-    workshop: &Workshop,
-    todo: &[&Planned<'_>],
-    network: &cli::Network,
-) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let mut sources: Vec<&Source> = Vec::new();
-    for planned in todo {
-        if let Material::Locked(source) = planned.material
-            && !sources.iter().any(|known| known.name == source.name)
-        {
-            sources.push(source);
-        }
-    }
-    let options = fetch::Options {
+pub(super) fn fetch_options(workshop: &Workshop, network: &cli::Network) -> fetch::Options {
+    fetch::Options {
         store: workshop.dirs.sources(),
         rejected: workshop.dirs.rejected(),
         mirrors: network.mirrors.clone(),
         offline: network.offline,
         jobs: host::cores().max(4),
         retry: fetch::Retry::default(),
-    };
-    fetch::fetch_all(&sources, &options, &workshop.ui)
+    }
+}
+
+/// Brings the archives of the recipes into the store, whether or not they are needed.
+pub(super) fn fetch_sources(
+    workshop: &Workshop,
+    recipes: &[&Recipe],
+    network: &cli::Network,
+) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut sources: Vec<&Source> = Vec::new();
+    for recipe in recipes {
+        if let Material::Locked(source) = workshop.stack.material(recipe)
+            && !sources.iter().any(|known| known.name == source.name)
+        {
+            sources.push(source);
+        }
+    }
+    fetch::fetch_all(&sources, &fetch_options(workshop, network), &workshop.ui)
 }
 
 /// The time that a bundle's files carry: SOURCE_DATE_EPOCH, or the stack's newest commit, or its lock's time.
-fn bundle_epoch(workshop: &Workshop) -> anyhow::Result<u64> {
+pub(super) fn bundle_epoch(workshop: &Workshop) -> anyhow::Result<u64> {
     if let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") {
         return text.parse().kind(Kind::Usage, || format!("SOURCE_DATE_EPOCH is \"{text}\", not seconds since 1970"));
     }
@@ -258,40 +319,4 @@ fn bundle_epoch(workshop: &Workshop) -> anyhow::Result<u64> {
     }
     let modified = root.join("vendor.lock").metadata()?.modified()?;
     Ok(modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs()))
-}
-
-/// Writes the archive, unless the one that is there was made from the same tree.
-fn archive_bundle(workshop: &Workshop, bundle: &str, mut state: StageState, epoch: u64, jobs: usize) -> anyhow::Result<()> {
-    let target = workshop.dirs.dist.join(format!("{bundle}.tar.gz"));
-    let step = workshop.ui.step("bundle", "archive");
-    let unchanged = state.archive.as_ref().is_some_and(|archive| archive.mtime == epoch && is_as_it_was(&target, archive));
-    if unchanged {
-        step.done("unchanged");
-    } else {
-        let cache = workshop.dirs.archive_cache();
-        let options = archive::Options { mtime: epoch, jobs, cache: Some(&cache), level: archive::LEVEL };
-        let summary = step.close(archive::write(&workshop.dirs.tree(bundle), bundle, &target, &options), |summary| {
-            format!(
-                "{} of {} files with {}, {} of {} blocks as before",
-                bytes(summary.bytes),
-                summary.files,
-                bytes(summary.content),
-                summary.reused,
-                summary.blocks
-            )
-        })?;
-        state.archive = Some(ArchiveState { file: fingerprint::known(&target, summary.sha256)?, mtime: epoch });
-        state.write(&workshop.dirs.state(bundle))?;
-    }
-    let (sha256, size) = match state.archive.as_ref().map(|archive| &archive.file) {
-        Some(fingerprint::EntryKind::File { sha256, size, .. }) => (Some(sha256.as_str()), Some(*size)),
-        _ => (None, None),
-    };
-    workshop.ui.artifact(&target, sha256, size);
-    Ok(())
-}
-
-fn is_as_it_was(target: &Path, archive: &ArchiveState) -> bool {
-    let fingerprint::EntryKind::File { sha256, .. } = &archive.file else { return false };
-    fingerprint::known(target, sha256.clone()).is_ok_and(|now| now == archive.file)
 }

@@ -1,11 +1,12 @@
 //! `plan`: what `package` would do.
 
 use super::Workshop;
-use crate::plan::{self, Planned, State};
-use crate::stack::Material;
-use crate::stack::lock::Origin;
-use crate::stack::recipe::Step;
-use crate::{cli, fetch, stage};
+use crate::cli;
+use crate::engine;
+use crate::plan::{Component, Job, Node, Plan, Todo};
+use crate::stage::{self, Bundle, Standing};
+use crate::store::Store;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Prints the plan to standard output.
@@ -13,116 +14,151 @@ use std::fmt::Write as _;
 /// # Errors
 /// When the stack cannot be read.
 pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
-    let workshop = Workshop::open(&args.common, None)?;
+    let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
     let recipes = workshop.stack.select(&args.common.only)?;
-    let planned = plan::plan(&workshop.stack, &recipes, &workshop.workspace, &workshop.host, &workshop.dirs)?;
-    let bundle = stage::bundle_name(&workshop.stack, recipes.len() < workshop.stack.recipes.len());
+    let store = Store::at(workshop.dirs.store());
+    let mut plan = workshop.planner(&store).plan(&recipes)?;
+    let name = stage::bundle_name(&workshop.stack, recipes.len() < workshop.stack.recipes.len());
+    let epoch = super::package::bundle_epoch(&workshop)?;
+    let bundle = Bundle { stack: &workshop.stack, name, epoch, dirs: &workshop.dirs, store: &store };
+    add_bundle(&mut plan, &bundle)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&json(&workshop, &planned, &bundle))?);
-        return Ok(());
+        println!("{}", serde_json::to_string_pretty(&json(&plan, &bundle))?);
+    } else if args.dot {
+        print!("{}", dot(&plan, &bundle));
+    } else {
+        print_tree(&plan, &bundle);
     }
-    if args.dot {
-        print!("{}", dot(&planned, &bundle));
-        return Ok(());
-    }
-    println!("{bundle}");
-    for planned in &planned {
-        print_component(&workshop, planned);
-    }
-    println!("├─ stage {}", workshop.dirs.tree(&bundle).display());
-    println!("└─ archive {}", workshop.dirs.dist.join(format!("{bundle}.tar.gz")).display());
     Ok(())
 }
 
-fn print_component(workshop: &Workshop, planned: &Planned<'_>) {
-    let recipe = planned.recipe;
-    let state = match &planned.state {
-        State::Ready(output) => format!("ready, from {}", output.folder.display()),
-        State::Build(why) => format!("to be built: {why}"),
+fn add_bundle(plan: &mut Plan<'_>, bundle: &Bundle<'_>) -> anyhow::Result<()> {
+    let ready: BTreeMap<_, _> =
+        plan.components.iter().filter_map(|one| Some((one.recipe.name.clone(), one.ready.clone()?))).collect();
+    let standing = match plan.is_ready() {
+        true => bundle.look_at_tree(&engine::pieces(plan, &ready)?)?,
+        false => Standing::Changed("comes after what has to be built".to_owned()),
     };
-    println!("├─ {} {}, {}", recipe.name, planned.version(), recipe.summary);
-    println!("│  {state}");
-    if !planned.to_build() {
-        return;
-    }
-    for line in steps(workshop, planned) {
-        println!("│  ├─ {line}");
-    }
-    let pieces: Vec<_> = recipe.installs.iter().map(|install| install.to.as_str()).collect();
-    println!("│  └─ take {}", pieces.join(", "));
-}
-
-/// What happens to a component before its pieces are taken, a line each.
-fn steps(workshop: &Workshop, planned: &Planned<'_>) -> Vec<String> {
-    let mut lines = Vec::new();
-    match planned.material {
-        Material::Workspace => lines.push("use the workspace".to_owned()),
-        Material::Locked(source) => match source.origin() {
-            Origin::Folder(path) => lines.push(format!("copy {}", workshop.stack.root.join(path).display())),
-            Origin::Archive { .. } => {
-                lines.push(match fetch::stored(source, &workshop.dirs.sources()) {
-                    Some(path) => format!("fetch: in the store, {}", path.display()),
-                    None => format!("fetch {}", source.urls.join(", or ")),
-                });
-                lines.push("unpack".to_owned());
-            }
+    let (stage, archive) = match standing {
+        Standing::Same => match bundle.look_at_archive() {
+            Standing::Same => (Todo::Nothing, Todo::Nothing),
+            Standing::Unsure => (Todo::Nothing, Todo::Run("was touched".to_owned())),
+            Standing::Changed(why) => (Todo::Nothing, Todo::Run(why)),
         },
-    }
-    lines.extend(planned.recipe.patches.iter().map(|patch| format!("patch {patch}")));
-    let versions: Vec<_> = planned.toolchain.iter().map(|(name, version)| format!("{name} {version}")).collect();
-    lines.extend(planned.recipe.steps.iter().map(|step| {
-        let memory = step.memory_mb.map(|mb| format!(", up to {mb} MB")).unwrap_or_default();
-        let cores = step.cores.map(|cores| format!(", {cores} cores")).unwrap_or_default();
-        format!("run {} ({}{memory}{cores})", step.name, versions.join(", "))
-    }));
-    lines
+        Standing::Unsure => {
+            (Todo::Run("its tree was touched; it is hashed first".to_owned()), Todo::Run("comes after stage".to_owned()))
+        }
+        Standing::Changed(why) => (Todo::Run(why), Todo::Run("comes after stage".to_owned())),
+    };
+    plan.add_bundle(stage, Some(archive));
+    Ok(())
 }
 
-/// The plan for programs. `format` is raised when a reader of the old form would misunderstand the new one.
-fn json(workshop: &Workshop, planned: &[Planned<'_>], bundle: &str) -> serde_json::Value {
-    let component = |planned: &Planned<'_>| {
-        let why = match &planned.state {
-            State::Ready(_) => None,
-            State::Build(why) => Some(why),
-        };
-        let step = |step: &Step| serde_json::json!({ "name": step.name, "memory-mb": step.memory_mb, "cores": step.cores.unwrap_or(1) });
+/// What a node will do, in words.
+fn words(node: &Node) -> String {
+    match &node.todo {
+        Todo::Nothing if node.job == Job::Fetch => "not needed".to_owned(),
+        Todo::Nothing => "cached".to_owned(),
+        Todo::Reuse(None) => "in the build folder".to_owned(),
+        Todo::Reuse(Some(_)) => "cached, laid out from the store".to_owned(),
+        Todo::Run(why) => format!("to do: {why}"),
+    }
+}
+
+fn print_tree(plan: &Plan<'_>, bundle: &Bundle<'_>) {
+    println!("{}", bundle.name);
+    for (index, component) in plan.components.iter().enumerate() {
+        println!("├─ {} {}, {}", component.recipe.name, component.version(), component.recipe.summary);
+        match &component.why {
+            None => println!("│  ready, from the store"),
+            Some(why) => println!("│  to be built: {why}"),
+        }
+        if component.ready.is_some() {
+            continue;
+        }
+        let fetch = plan.nodes.iter().filter(|node| node.source.as_deref() == Some(&component.recipe.source));
+        let nodes: Vec<_> = fetch.chain(plan.nodes_of(index)).collect();
+        for (at, node) in nodes.iter().enumerate() {
+            let branch = if at + 1 == nodes.len() { "└─" } else { "├─" };
+            println!("│  {branch} {}{}: {}", node.name, about(component, node), words(node));
+        }
+    }
+    for (branch, job, path) in [("├─", Job::Stage, bundle.tree()), ("└─", Job::Archive, bundle.archive())] {
+        for node in plan.nodes.iter().filter(|node| node.job == job) {
+            println!("{branch} {} {}: {}", node.name, path.display(), words(node));
+        }
+    }
+}
+
+/// What a node works with.
+fn about(component: &Component<'_>, node: &Node) -> String {
+    match node.job {
+        Job::Fetch => format!(" {} {}", component.recipe.source, component.version()),
+        Job::Patch => format!(" {}", component.recipe.patches.join(", ")),
+        Job::Step(at) => {
+            let step = &component.recipe.steps[at];
+            let versions: Vec<_> = component.toolchain.iter().map(|(name, version)| format!("{name} {version}")).collect();
+            let memory = step.memory_mb.map(|mb| format!(", up to {mb} MB")).unwrap_or_default();
+            let cores = step.cores.map(|cores| format!(", {cores} cores")).unwrap_or_default();
+            format!(" ({}{memory}{cores})", versions.join(", "))
+        }
+        _ => String::new(),
+    }
+}
+
+/// The plan for programs, see docs/plan.md. `format` is raised when a reader of the old form would misunderstand the new one.
+fn json(plan: &Plan<'_>, bundle: &Bundle<'_>) -> serde_json::Value {
+    let component = |component: &Component<'_>| {
         serde_json::json!({
-            "name": planned.recipe.name,
-            "version": planned.version(),
-            "source": planned.recipe.source,
-            "patches": planned.recipe.patches,
-            "ready": why.is_none(),
+            "name": component.recipe.name,
+            "version": component.version(),
+            "source": component.recipe.source,
+            "ready": component.ready.is_some(),
+            "why": component.why,
+            "key": component.chain.key(),
+            "depends": component.chain.0.iter().map(|link| serde_json::json!({ "node": link.node, "on": link.parts.0 })).collect::<Vec<_>>(),
+        })
+    };
+    let node = |(at, node): (usize, &Node)| {
+        let (state, why) = match &node.todo {
+            Todo::Nothing => ("cached", None),
+            Todo::Reuse(_) => ("reuse", None),
+            Todo::Run(why) => ("run", Some(why)),
+        };
+        serde_json::json!({
+            "id": at,
+            "name": node.name,
+            "component": node.component.map(|index| &plan.components[index].recipe.name),
+            "source": node.source,
+            "after": node.after,
+            "state": state,
             "why": why,
-            "key": planned.key.0,
-            "output": workshop.dirs.outputs(&planned.recipe.name).join(planned.key.short()),
-            "steps": planned.recipe.steps.iter().map(step).collect::<Vec<_>>(),
+            "estimate-s": node.time.as_secs_f64(),
         })
     };
     serde_json::json!({
-        "format": 1,
-        "bundle": bundle,
-        "components": planned.iter().map(component).collect::<Vec<_>>(),
-        "tree": workshop.dirs.tree(bundle),
-        "archive": workshop.dirs.dist.join(format!("{bundle}.tar.gz")),
+        "format": 2,
+        "bundle": bundle.name,
+        "components": plan.components.iter().map(component).collect::<Vec<_>>(),
+        "nodes": plan.nodes.iter().enumerate().map(node).collect::<Vec<_>>(),
+        "tree": bundle.tree(),
+        "archive": bundle.archive(),
     })
 }
 
-/// The plan as a graph for Graphviz: what is ready is grey, what has to be built is not.
-fn dot(planned: &[Planned<'_>], bundle: &str) -> String {
+/// The plan as a graph for Graphviz: what is there is grey, what has to be done is not.
+fn dot(plan: &Plan<'_>, bundle: &Bundle<'_>) -> String {
     let mut text = String::from("digraph plan {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n");
-    for planned in planned {
-        let name = &planned.recipe.name;
-        let style = if planned.to_build() { "solid" } else { "filled" };
-        let mut before = format!("{}\\n{}", planned.recipe.source, planned.version());
-        let _ = writeln!(text, "  {before:?} [shape=folder];");
-        for step in &planned.recipe.steps {
-            let node = format!("{name}\\n{}", step.name);
-            let _ = writeln!(text, "  {node:?} [style={style}];\n  {before:?} -> {node:?};");
-            before = node;
+    for (at, node) in plan.nodes.iter().enumerate() {
+        let owner = node.component.map(|index| plan.components[index].recipe.name.as_str()).or(node.source.as_deref());
+        let title = format!("{}\n{}", owner.unwrap_or(&bundle.name), node.name);
+        let style = if matches!(node.todo, Todo::Run(_)) { "solid" } else { "filled" };
+        // Debug escapes a line break as Graphviz wants it.
+        let _ = writeln!(text, "  n{at} [label={title:?}, tooltip={:?}, style={style}];", words(node));
+        for before in &node.after {
+            let _ = writeln!(text, "  n{before} -> n{at};");
         }
-        let _ = writeln!(text, "  {before:?} -> \"stage\";");
     }
-    let _ = writeln!(text, "  \"stage\" -> \"archive\";\n  \"archive\" -> {bundle:?};\n}}");
-    // What Debug has escaped for Rust is what Graphviz wants, but for its own line break.
-    text.replace("\\\\n", "\\n")
+    text.push_str("}\n");
+    text
 }

@@ -215,6 +215,16 @@ pub fn stored(source: &Source, store: &Path) -> Option<PathBuf> {
     }
 }
 
+/// Forgets that the archives in the store were found right: each is hashed before it is used again.
+pub fn forget_fingerprints(store: &Path) {
+    for path in store.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|ending| ending == "ok") {
+            // One that stays is believed as before.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// Fetches the archives of all `sources` that are not in the store yet; sources that are folders are passed over. Gives
 /// the archives by the sources' names.
 ///
@@ -222,9 +232,26 @@ pub fn stored(source: &Source, store: &Path) -> Option<PathBuf> {
 /// When any source could not be had, after all were tried: [`Kind::Integrity`] if one of them failed only because what
 /// came was wrong, else [`Kind::Fetch`].
 pub fn fetch_all(sources: &[&Source], options: &Options, ui: &Ui) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    fetch_each(sources, options, ui, &|_, _| ())
+}
+
+/// As [`fetch_all`], and tells of each archive as soon as it is there.
+///
+/// # Errors
+/// Those of [`fetch_all`].
+pub fn fetch_each(
+    sources: &[&Source],
+    options: &Options,
+    ui: &Ui,
+    arrived: &(dyn Fn(&Source, &Path) + Sync),
+) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let store = Store::at(&options.store);
     store.make()?;
     let pins: Vec<Pin<'_>> = sources.iter().filter_map(|source| Pin::of(source)).collect();
+    // Several names may be pinned to the same bytes.
+    let arrived = |sha256: &str, path: &Path| {
+        pins.iter().filter(|pin| pin.sha256 == sha256).for_each(|pin| arrived(pin.source, path));
+    };
     let mut have: BTreeMap<&str, PathBuf> = BTreeMap::new();
     let mut missing: VecDeque<Pin<'_>> = VecDeque::new();
     for pin in &pins {
@@ -233,6 +260,7 @@ pub fn fetch_all(sources: &[&Source], options: &Options, ui: &Ui) -> anyhow::Res
         }
         match store.check(pin) {
             State::Whole(path) => {
+                arrived(pin.sha256, &path);
                 have.insert(pin.sha256, path);
             }
             State::Missing => missing.push_back(*pin),
@@ -244,7 +272,7 @@ pub fn fetch_all(sources: &[&Source], options: &Options, ui: &Ui) -> anyhow::Res
         }
     }
     if !missing.is_empty() {
-        have.extend(fetch_missing(missing, &store, options, ui)?);
+        have.extend(fetch_missing(missing, &store, options, ui, &arrived)?);
     }
     let path = |pin: &Pin<'_>| Some((pin.source.name.clone(), have.get(pin.sha256)?.clone()));
     Ok(pins.iter().filter_map(path).collect())
@@ -256,6 +284,7 @@ fn fetch_missing<'a>(
     store: &Store,
     options: &Options,
     ui: &Ui,
+    arrived: &(dyn Fn(&str, &Path) + Sync),
 ) -> anyhow::Result<BTreeMap<&'a str, PathBuf>> {
     let count = missing.len();
     let mut urls: Vec<reqwest::Url> = Vec::new();
@@ -279,6 +308,7 @@ fn fetch_missing<'a>(
                     match result {
                         Ok((path, note)) => {
                             step.done(&note);
+                            arrived(pin.sha256, &path);
                             results.0.insert(pin.sha256, path);
                         }
                         Err(tries) => {

@@ -188,6 +188,33 @@ pub fn wait_for<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Opt
     }
 }
 
+/// How a process that was started with piped output ends; it is killed, and the test fails, when it does not.
+#[track_caller]
+pub fn end_of(mut child: std::process::Child, patience: Duration) -> Outcome {
+    let read = |stream: Option<Box<dyn std::io::Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            // What a killed process leaves unread is not missed.
+            let _ = stream.map(|mut stream| stream.read_to_end(&mut text));
+            text
+        })
+    };
+    let stdout = read(child.stdout.take().map(|stream| Box::new(stream) as _));
+    let stderr = read(child.stderr.take().map(|stream| Box::new(stream) as _));
+    let deadline = Instant::now() + patience;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("waited {patience:?} in vain for the end of process {}", child.id());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    Outcome::of(&Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() })
+}
+
 /// The repository's root.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

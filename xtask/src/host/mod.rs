@@ -1,6 +1,10 @@
 //! The machine that builds: which tools it has and of which version, how much memory and disk.
 
+mod versions;
+
 use crate::error::Kind;
+use crate::fingerprint;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -18,9 +22,15 @@ pub struct Tool {
 #[derive(Default)]
 pub struct Host {
     tools: Mutex<BTreeMap<String, Option<Tool>>>,
+    versions: Mutex<versions::Versions>,
 }
 
 impl Host {
+    /// A machine whose tools' versions are remembered in this file.
+    pub fn remembering(file: PathBuf) -> Self {
+        Self { tools: Mutex::default(), versions: Mutex::new(versions::Versions::read(file)) }
+    }
+
     /// The tool of this name on PATH.
     pub fn tool(&self, name: &str) -> Option<Tool> {
         if let Some(known) = self.known().get(name) {
@@ -28,11 +38,42 @@ impl Host {
         }
         let found = programs(name).iter().find_map(|program| {
             let path = find(program)?;
-            let version = ask_version(&path, name);
-            Some(Tool { path, version })
+            let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(version) = versions.get(name, &path) {
+                return Some(Tool { path, version });
+            }
+            let tool = Tool { version: ask_version(&path, name), path };
+            versions.put(name, &tool);
+            Some(tool)
         });
         self.known().insert(name.to_owned(), found.clone());
         found
+    }
+
+    /// What tells this machine's tool of a name from another: the hash of a script, the version of a program. Scripts are
+    /// not asked, since most are slow to answer.
+    pub fn identity(&self, name: &str) -> Option<String> {
+        let path = programs(name).into_iter().find_map(find)?;
+        let begins = |start: &[u8]| std::fs::read(&path).is_ok_and(|content| content.starts_with(start));
+        if begins(b"#!") {
+            return fingerprint::hash_file(&path).ok().map(|hash| hash[..16].to_owned());
+        }
+        self.tool(name).map(|tool| tool.version)
+    }
+
+    /// The version of npm, by the package.json that lies beside it: npm itself would be slow to answer.
+    pub fn npm_version(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Package {
+            name: String,
+            version: String,
+        }
+        let script = find("npm")?.canonicalize().ok()?;
+        let package = script.ancestors().skip(1).take(3).find_map(|folder| {
+            let text = std::fs::read(folder.join("package.json")).ok()?;
+            serde_json::from_slice::<Package>(&text).ok().filter(|package| package.name == "npm")
+        });
+        package.map(|package| package.version).or_else(|| self.tool("npm").map(|tool| tool.version))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Option<Tool>>> {

@@ -1,0 +1,291 @@
+//! Puts the components' results together to a bundle's tree, with its manifest, and knows whether tree and archive still
+//! stand.
+//!
+//! The tree is made beside its place and renamed, so `dist/<bundle>/` is always whole. A tree that is there already, was
+//! made from the same results and has not been touched is left as it is: seen by the stamps of its files, and where those
+//! differ by hashing them. The same holds for the archive made from it.
+
+mod manifest;
+mod state;
+
+pub use state::{Archived, State, forget_stamps};
+
+use crate::dirs::{Dirs, remove_all};
+use crate::error::{Kind, WithKind as _};
+use crate::fingerprint::{self, Entry, EntryKind};
+use crate::plan::Component;
+use crate::progress::{self, Ui};
+use crate::stack::Stack;
+use crate::store::{Content, Record, Store};
+use anyhow::Context as _;
+use dkumonitor_runtime::manifest::FILE_NAME;
+use sha2::{Digest as _, Sha256};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+/// The name of a bundle's folder and archive: the product, the stack unless it is the root's, `partial` where components
+/// were left out, the version.
+pub fn bundle_name(stack: &Stack, partial: bool) -> String {
+    let mut name = "dkumonitor".to_owned();
+    for part in stack.name.as_deref().into_iter().chain(partial.then_some("partial")) {
+        name.push('-');
+        name.push_str(part);
+    }
+    format!("{name}-{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// A component to be staged.
+pub struct Piece<'a> {
+    /// Its plan.
+    pub component: &'a Component<'a>,
+    /// What was made of it.
+    pub record: Record,
+}
+
+/// What a bundle is made with.
+pub struct Bundle<'a> {
+    /// The stack.
+    pub stack: &'a Stack,
+    /// Its name, see [`bundle_name`].
+    pub name: String,
+    /// The time that its files carry, in seconds since 1970.
+    pub epoch: u64,
+    /// The folders.
+    pub dirs: &'a Dirs,
+    /// Where the results are.
+    pub store: &'a Store,
+}
+
+/// Whether something that was made still stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is as it was made, and what would be made now is the same.
+    Same,
+    /// It was touched since; only its content can tell.
+    Unsure,
+    /// It has to be made, for this reason.
+    Changed(String),
+}
+
+impl Bundle<'_> {
+    /// Where the tree is.
+    pub fn tree(&self) -> PathBuf {
+        self.dirs.tree(&self.name)
+    }
+
+    /// Where the archive is.
+    pub fn archive(&self) -> PathBuf {
+        self.dirs.dist.join(format!("{}.tar.gz", self.name))
+    }
+
+    /// What is remembered.
+    pub fn state(&self) -> State {
+        State::read(&self.dirs.state(&self.name))
+    }
+
+    fn remember(&self, state: &State) -> anyhow::Result<()> {
+        state.write(&self.dirs.state(&self.name))
+    }
+
+    /// Whether the tree stands, as far as that can be told without reading its files.
+    ///
+    /// # Errors
+    /// None that can come about with these types.
+    pub fn look_at_tree(&self, pieces: &[Piece<'_>]) -> anyhow::Result<Standing> {
+        let (state, tree) = (self.state(), self.tree());
+        if !tree.is_dir() {
+            return Ok(Standing::Changed(format!("{} is not there", tree.display())));
+        }
+        if state.inputs != self.inputs(pieces)? {
+            return Ok(Standing::Changed("what it is made from changed".to_owned()));
+        }
+        let same = state.tree.is_some() && state.tree == fingerprint::tree_stamp(&tree).ok();
+        Ok(if same { Standing::Same } else { Standing::Unsure })
+    }
+
+    /// Whether a tree that was touched still stands, by hashing its files.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the results that it was made from cannot.
+    pub fn verify_tree(&self, pieces: &[Piece<'_>]) -> anyhow::Result<Standing> {
+        let tree = self.tree();
+        // Stamps are taken before the hashes: what is written in between is seen the next time.
+        let stamp = fingerprint::tree_stamp(&tree)?;
+        let found = fingerprint::scan(&tree)?;
+        if let Some(why) = fingerprint::difference(&self.expected(pieces)?.entries, &found) {
+            return Ok(Standing::Changed(format!("{why} in {}", tree.display())));
+        }
+        self.remember(&State { tree: Some(stamp), ..self.state() })?;
+        Ok(Standing::Same)
+    }
+
+    /// Whether the archive stands, its tree doing so. Its content is read where its stamp differs.
+    pub fn look_at_archive(&self) -> Standing {
+        let (mut state, archive) = (self.state(), self.archive());
+        let Some(archived) = &mut state.archive else { return Standing::Changed("was never made of this tree".to_owned()) };
+        if archived.epoch != self.epoch {
+            return Standing::Changed("the time that its files carry changed".to_owned());
+        }
+        let Ok(stamp) = self.archive_stamp() else { return Standing::Changed(format!("{} is not whole", archive.display())) };
+        if archived.stamp.as_ref() == Some(&stamp) {
+            return Standing::Same;
+        }
+        let sum = fs::read_to_string(archive.with_added_extension("sha256")).unwrap_or_default();
+        let is_right = fingerprint::hash_file(&archive).is_ok_and(|found| found == archived.sha256);
+        if !is_right || !sum.starts_with(&archived.sha256) {
+            return Standing::Changed(format!("{} was damaged", archive.display()));
+        }
+        archived.stamp = Some(stamp);
+        // Failing costs only the hash the next time.
+        let _ = self.remember(&state);
+        Standing::Same
+    }
+
+    fn archive_stamp(&self) -> std::io::Result<String> {
+        let archive = self.archive();
+        fingerprint::stamps([archive.as_path(), &archive.with_added_extension("sha256")].into_iter())
+    }
+
+    /// Remembers the archive that was just made.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn remember_archive(&self, sha256: String) -> anyhow::Result<()> {
+        let archived = Archived { sha256, epoch: self.epoch, stamp: self.archive_stamp().ok() };
+        self.remember(&State { archive: Some(archived), ..self.state() })
+    }
+
+    /// A hash over everything that a tree is made from.
+    fn inputs(&self, pieces: &[Piece<'_>]) -> anyhow::Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(serde_json::to_vec(&manifest::head(self, pieces))?);
+        for piece in pieces {
+            if let Content::Tree { list, .. } = &piece.record.content {
+                hash.update(&list.sha256);
+            }
+        }
+        Ok(fingerprint::hex(&hash.finalize()))
+    }
+
+    /// What the tree has to hold.
+    fn expected(&self, pieces: &[Piece<'_>]) -> anyhow::Result<Expected> {
+        let lists = pieces.iter().map(|piece| self.store.entries(&piece.record)).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut manifest = manifest::head(self, pieces);
+        manifest.files = manifest::files(pieces, &lists)?;
+        let mut text = serde_json::to_vec_pretty(&manifest)?;
+        text.push(b'\n');
+        let sha256 = fingerprint::hex(&Sha256::digest(&text));
+        let own = EntryKind::File { size: text.len() as u64, mode: 0o644, sha256 };
+        let mut entries: Vec<Entry> = lists.into_iter().flatten().collect();
+        entries.push(Entry { path: PathBuf::from(FILE_NAME), kind: own });
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(Expected { manifest: text, entries })
+    }
+
+    /// Stages the bundle.
+    ///
+    /// # Errors
+    /// [`Kind::Stage`] when two components bring the same path, or the disk does not play along.
+    pub fn stage(&self, pieces: &[Piece<'_>], ui: &Ui) -> anyhow::Result<()> {
+        let step = ui.step("bundle", "stage");
+        step.close(self.make_tree(pieces), |(files, size)| format!("{files} files, {}", progress::bytes(*size))).map(drop)
+    }
+
+    /// Makes the tree; gives how many files it has, and their bytes.
+    fn make_tree(&self, pieces: &[Piece<'_>]) -> anyhow::Result<(u64, u64)> {
+        let tree = self.tree();
+        let fail = || format!("cannot stage {}", tree.display());
+        fs::create_dir_all(&self.dirs.dist).kind(Kind::Stage, || format!("cannot make {}", self.dirs.dist.display()))?;
+        let expected = self.expected(pieces)?;
+        self.lay(&expected, &tree).kind(Kind::Stage, fail)?;
+        let size: u64 = expected.entries.iter().filter_map(Entry::size).sum();
+        let state = State {
+            inputs: self.inputs(pieces)?,
+            tree: Some(fingerprint::tree_stamp(&tree)?),
+            entries: expected.entries.len() as u64,
+            archive: None,
+        };
+        self.remember(&state)?;
+        Ok((state.entries, size))
+    }
+
+    /// Makes the tree beside its place and puts it there.
+    fn lay(&self, expected: &Expected, tree: &Path) -> anyhow::Result<()> {
+        let prefix = draft_prefix(tree);
+        forget_drafts(&self.dirs.dist, &prefix)?;
+        let draft = tempfile::Builder::new().prefix(&prefix).tempdir_in(&self.dirs.dist)?;
+        let new = draft.path().join("new");
+        fs::create_dir(&new)?;
+        for folder in expected.folders() {
+            fs::create_dir_all(new.join(folder)).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let failed = fingerprint::first_on_all_cores(&expected.entries, |entry| self.copy(entry, expected, &new).err());
+        if let Some((_, error)) = failed {
+            return Err(error);
+        }
+        // The folder itself was made readable by nobody else, as temporary folders are.
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+        if tree.symlink_metadata().is_ok() {
+            fs::rename(tree, draft.path().join("old")).with_context(|| format!("cannot move {} away", tree.display()))?;
+        }
+        fs::rename(&new, tree).with_context(|| format!("cannot make {}", tree.display()))?;
+        remove_all(draft.path())?;
+        Ok(())
+    }
+
+    fn copy(&self, entry: &Entry, expected: &Expected, root: &Path) -> anyhow::Result<()> {
+        let to = root.join(&entry.path);
+        let (mode, sha256) = match &entry.kind {
+            EntryKind::Link { target } => {
+                return symlink(target, &to).with_context(|| format!("cannot make the link {}", to.display()));
+            }
+            EntryKind::File { mode, sha256, .. } => (*mode, sha256),
+        };
+        let copied = if entry.path == Path::new(FILE_NAME) {
+            fs::write(&to, &expected.manifest)
+        } else {
+            fs::copy(self.store.object(sha256), &to).map(drop)
+        };
+        copied
+            .and_then(|()| fs::set_permissions(&to, fs::Permissions::from_mode(mode)))
+            .and_then(|()| fs::File::open(&to)?.set_modified(time(self.epoch)))
+            .with_context(|| format!("cannot write {}", to.display()))
+    }
+}
+
+fn time(epoch: u64) -> std::time::SystemTime {
+    std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch)
+}
+
+/// What a tree has to hold.
+struct Expected {
+    /// The text of its manifest.
+    manifest: Vec<u8>,
+    /// All files and links, sorted by path.
+    entries: Vec<Entry>,
+}
+
+impl Expected {
+    /// The folders that hold something.
+    fn folders(&self) -> impl Iterator<Item = &Path> {
+        let mut last = None;
+        self.entries.iter().filter_map(|entry| entry.path.parent()).filter(move |folder| last.replace(*folder) != Some(*folder))
+    }
+}
+
+/// How the drafts of a tree are named. Another bundle that is staged into the same folder has other ones.
+fn draft_prefix(tree: &Path) -> String {
+    format!(".draft-{}-", tree.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes the drafts that killed runs have left. Ours is the only run on this bundle: it holds the build folder's lock.
+fn forget_drafts(dist: &Path, prefix: &str) -> anyhow::Result<()> {
+    for entry in fs::read_dir(dist).with_context(|| format!("cannot read {}", dist.display()))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            remove_all(&entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
