@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Place, closed_port, serve, sha256, tar_gz};
+use common::{Place, Tmpfs, closed_port, serve, sha256, tar_gz};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -248,34 +248,10 @@ fn what_the_build_did_not_make_is_named() {
     place.xtask(&["package"]).bad(8, &["dest/opt/missing", "thing"]);
 }
 
-/// A file system of 1 MB, mounted for as long as this lives. Only root can have one.
-struct Tmpfs(std::path::PathBuf);
-
-impl Tmpfs {
-    fn mount(at: std::path::PathBuf) -> Option<Self> {
-        fs::create_dir_all(&at).unwrap();
-        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at).status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self(at))
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn no_space_left_is_an_error_that_leaves_nothing_half_written() {
     let place = Place::new();
-    // Pseudo-random, so that it stays larger than the file system however it is packed.
-    let mut state = 1_u64;
-    let noise: String = (0..3_000_000)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            char::from(b' ' + (state >> 58) as u8)
-        })
-        .collect();
+    let noise = common::noise(3_000_000);
     let archive = tar_gz(&[("thing-1.0/hello.txt", &noise)]);
     let mirror = place.write("mirror/thing-1.0+x.tar.gz", &archive).parent().unwrap().to_owned();
     let mirror = mirror.to_str().unwrap();
@@ -345,68 +321,4 @@ fn a_compile_step_that_tries_the_network_fails_and_is_named() {
     }
     place.xtask(&["package"]).bad(7, &["step compile", "tried to use the network", "Connection refused"]);
     assert!(listener.accept().is_err(), "the compile step got through");
-}
-
-/// Numbers that look random and are the same in every run.
-fn pseudo_random(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state >> 33
-    }
-}
-
-#[test]
-fn killed_at_any_instant_the_next_run_goes_on_to_the_same_bytes() {
-    let makefile = "all:\n\tfor i in 1 2 3 4 5 6 7 8; do echo part $$i >> thing; done\ninstall:\n\tmkdir -p \"$(DESTDIR)/opt\"\n\
-                    \tinstall -m 755 thing \"$(DESTDIR)/opt/thing\"\n";
-    let place = compiled(makefile);
-    let package = || {
-        let mut command = place.command(&["package"]);
-        command.env("SOURCE_DATE_EPOCH", "1700000000").stderr(std::process::Stdio::piped());
-        command
-    };
-    let started = std::time::Instant::now();
-    common::Outcome::of(&package().output().unwrap()).good();
-    let whole = started.elapsed();
-    let undisturbed = fs::read(place.archive()).unwrap();
-    let mut random = pseudo_random(7);
-    let (mut killed, mut ended) = (0, 0);
-    for _ in 0..60 {
-        // Each time from another state: nothing there, all there, or what the last kill left.
-        match random() % 4 {
-            0 => drop(fs::remove_dir_all(place.path("build"))),
-            1 => drop(fs::remove_dir_all(place.path("dist"))),
-            _ => {}
-        }
-        let mut run = package().stderr(std::process::Stdio::null()).spawn().unwrap();
-        let instant = std::time::Instant::now() + whole.mul_f64((random() % 1000) as f64 / 1000.0);
-        while std::time::Instant::now() < instant {
-            std::thread::yield_now();
-        }
-        let _ = run.kill();
-        if run.wait().unwrap().success() {
-            ended += 1;
-        } else {
-            killed += 1;
-        }
-        // Whatever has its final name is whole.
-        if place.archive().exists() {
-            assert_eq!(fs::read(place.archive()).unwrap(), undisturbed);
-        }
-        if place.tree().exists() {
-            assert_eq!(fs::read_to_string(place.tree().join("bin/thing")).unwrap().lines().count(), 8);
-            assert!(place.tree().join("manifest.json").exists());
-        }
-    }
-    assert!(killed >= 10, "only {killed} of the runs were killed, {ended} ended before");
-    // The last run has to stage and to archive, and tidies up on the way; few kills hit the moment of staging, so one of
-    // their leavings is laid there.
-    let bundle = place.tree().file_name().unwrap().to_str().unwrap().to_owned();
-    fs::create_dir_all(place.path("dist").join(format!(".draft-{bundle}-killed/new"))).unwrap();
-    fs::remove_dir_all(place.tree()).or_else(|error| if place.tree().exists() { Err(error) } else { Ok(()) }).unwrap();
-    common::Outcome::of(&package().output().unwrap()).good();
-    assert_eq!(fs::read(place.archive()).unwrap(), undisturbed);
-    let left: Vec<_> = fs::read_dir(place.path("dist")).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    assert_eq!(left.len(), 3, "{left:?}");
 }

@@ -14,8 +14,12 @@ pub fn ahead(plan: &Plan<'_>, total: Resources, skip_build: bool) -> Vec<Ahead> 
     let mut places: Vec<Vec<usize>> = Vec::new();
     for node in &plan.nodes {
         let after: Vec<usize> = node.after.iter().flat_map(|before| places[*before].clone()).collect();
-        let of_bundle = matches!(node.job, Job::Stage | Job::Archive);
-        let fates = if skip_build && !of_bundle { Vec::new() } else { fates(plan, node) };
+        let fates = match node.job {
+            Job::Step(_) if skip_build => vec![(node.name.clone(), Fate::Cached(None))],
+            Job::Stage | Job::Archive => fates(plan, node),
+            _ if skip_build => Vec::new(),
+            _ => fates(plan, node),
+        };
         let mut own = after.clone();
         for (step, fate) in fates {
             let component = match node.component {

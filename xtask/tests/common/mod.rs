@@ -215,6 +215,34 @@ pub fn end_of(mut child: std::process::Child, patience: Duration) -> Outcome {
     Outcome::of(&Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() })
 }
 
+/// So many characters that look random, so that they stay as many however they are packed, and are the same in every run.
+pub fn noise(count: usize) -> String {
+    let mut state = 1_u64;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b' ' + (state >> 58) as u8)
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// A file system of 1 MB, mounted for as long as this lives. Only root can have one.
+pub struct Tmpfs(pub PathBuf);
+
+impl Tmpfs {
+    /// Mounts it there; none where that is not allowed.
+    pub fn mount(at: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// The repository's root.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
