@@ -119,11 +119,11 @@ impl Crew {
     }
 
     /// Runs the graph to its end. `work` does a task and says whether it ended well.
-    pub fn run(&self, work: impl Fn(usize) -> bool + Sync) {
+    pub fn run(&self, work: impl Fn(usize, u32) -> bool + Sync) {
         let work = |task: usize, need: Resources| {
             // A panic is passed on when the thread is joined; nobody may wait for it until then.
             let guard = Ending { crew: self, task, need, good: false };
-            let good = work(task);
+            let good = work(task, need.cores);
             Ending::end(guard, good);
         };
         let work = &work;
@@ -132,7 +132,7 @@ impl Crew {
             loop {
                 self.leave_out(&mut state);
                 if let Some(task) = self.next(&state) {
-                    let need = self.tasks[task].need.within(self.total);
+                    let need = self.grant(&state, task);
                     state.stands[task] = Stand::Runs;
                     state.free.cores -= need.cores;
                     state.free.memory_mb -= need.memory_mb;
@@ -162,15 +162,28 @@ impl Crew {
         }
     }
 
+    /// What a task is given: its share of what is free now, if that is more than it needs.
+    fn grant(&self, state: &State, task: usize) -> Resources {
+        let need = self.tasks[task].need.within(self.total);
+        if need.cores == 0 || std::env::var_os("XTASK_SHARE").is_none() {
+            return need;
+        }
+        let rivals = self.ready(state).filter(|(_, task)| task.need.cores > 0).count().max(1);
+        let share = state.free.cores / u32::try_from(rivals).unwrap_or(u32::MAX);
+        Resources { cores: share.max(need.cores), ..need }
+    }
+
+    /// The tasks that could begin, were there room for all of them.
+    fn ready<'s>(&'s self, state: &'s State) -> impl Iterator<Item = (usize, &'s Task)> {
+        self.tasks.iter().enumerate().filter(|(at, task)| {
+            state.stands[*at] == Stand::Waits && task.after.iter().all(|before| state.stands[*before] == Stand::Good)
+        })
+    }
+
     /// Whose turn it is: of those that could begin, the one with the longest way to go; of equals, who stands first.
     fn next(&self, state: &State) -> Option<usize> {
-        let could = |(at, task): &(usize, &Task)| {
-            state.stands[*at] == Stand::Waits
-                && task.after.iter().all(|before| state.stands[*before] == Stand::Good)
-                && task.need.within(self.total).fits(state.free)
-        };
-        let ready = self.tasks.iter().enumerate().filter(could);
-        ready.max_by_key(|(at, _)| (self.remaining[*at], usize::MAX - at)).map(|(at, _)| at)
+        let fitting = self.ready(state).filter(|(_, task)| task.need.within(self.total).fits(state.free));
+        fitting.max_by_key(|(at, _)| (self.remaining[*at], usize::MAX - at)).map(|(at, _)| at)
     }
 }
 
@@ -214,7 +227,7 @@ mod tests {
     /// Runs a graph and gives the order in which its tasks began.
     fn order(total: Resources, tasks: Vec<Task>, good: impl Fn(usize) -> bool + Sync) -> Vec<usize> {
         let order = Mutex::new(Vec::new());
-        Crew::new(total, tasks).run(|task| {
+        Crew::new(total, tasks).run(|task, _| {
             order.lock().unwrap().push(task);
             good(task)
         });
@@ -235,7 +248,7 @@ mod tests {
         let (cores, memory, peak) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
         let tasks: Vec<_> = (0..60_u64).map(|at| task(need((at % 5) as u32, 100 * (at % 13)), at, &[])).collect();
         let needs: Vec<_> = tasks.iter().map(|task| task.need.within(total)).collect();
-        Crew::new(total, tasks).run(|at| {
+        Crew::new(total, tasks).run(|at, _| {
             let now = cores.fetch_add(needs[at].cores, Ordering::SeqCst) + needs[at].cores;
             let used = memory.fetch_add(needs[at].memory_mb as u32, Ordering::SeqCst) + needs[at].memory_mb as u32;
             peak.fetch_max(now, Ordering::SeqCst);
@@ -256,7 +269,7 @@ mod tests {
         assert_eq!(order(one, tasks(), |at| at != 0), [0, 2, 3]);
         let crew = Crew::new(one, tasks());
         let begun = Mutex::new(Vec::new());
-        crew.run(|at| {
+        crew.run(|at, _| {
             begun.lock().unwrap().push(at);
             crew.give_up();
             false
@@ -270,7 +283,7 @@ mod tests {
         let tasks = vec![Task { external: true, ..task(need(0, 0), 1, &[]) }, task(one, 1, &[0]), task(one, 1, &[])];
         let crew = Crew::new(one, tasks);
         let order = Mutex::new(Vec::new());
-        crew.run(|at| {
+        crew.run(|at, _| {
             order.lock().unwrap().push(at);
             if at == 2 {
                 crew.end(0, true);

@@ -221,9 +221,9 @@ fn whatever_is_damaged_is_named_and_made_again_with_the_same_bytes() {
     for ending in ["", "gone"] {
         let object = stepped.object(THREE);
         if ending.is_empty() {
-            flip(&object)
+            flip(&object);
         } else {
-            fs::remove_file(&object).unwrap()
+            fs::remove_file(&object).unwrap();
         }
         fs::remove_dir_all(stepped.place.tree()).unwrap();
         stepped.package(&[]).good_and_said("the kept result of thing is damaged: bin/three");
@@ -242,7 +242,7 @@ fn whatever_is_damaged_is_named_and_made_again_with_the_same_bytes() {
     }
     for record in [record, stepped.files("build/store/results/thing/collect", ".json").remove(0)] {
         flip(&record);
-        stepped.package(&["--paranoid"]).good();
+        stepped.package(&["--paranoid"]).good_and_said(record.file_name().unwrap().to_str().unwrap());
         is_whole("record");
     }
     stepped.counted();
@@ -291,11 +291,15 @@ fn a_damaged_source_archive_is_found_when_it_is_used() {
     place.one_component(&[format!("file://{}", mirror.display()).replace(' ', "%20")], &archive);
     place.xtask(&["package"]).good();
     let stored = fs::read_dir(place.path("build/sources")).unwrap().flatten().map(|entry| entry.path());
-    flip(&stored.into_iter().find(|path| path.extension().is_some_and(|end| end == "gz")).unwrap());
+    let stored = stored.into_iter().find(|path| path.extension().is_some_and(|end| end == "gz")).unwrap();
+    flip(&stored);
     place.xtask(&["package"]).good();
     fs::remove_dir_all(place.path("build/store/results")).unwrap();
     let text = place.xtask(&["package"]).good();
     assert!(text.contains("is damaged (sha256") && text.contains("thrown away"), "{text}");
+    flip(&stored);
+    let text = place.xtask(&["package", "--paranoid"]).good();
+    assert!(text.contains("is damaged (sha256") && text.contains("unchanged") && !stored.exists(), "{text}");
     assert_eq!(fs::read_to_string(place.tree().join("share/hello.txt")).unwrap(), "hello\n");
 }
 
@@ -358,6 +362,43 @@ fn a_full_disk_leaves_nothing_in_the_store_that_could_be_taken_for_whole() {
     drop(store);
     stepped.counted();
     assert_eq!(stepped.runs(), ["one", "two", "three"]);
+}
+
+#[test]
+fn a_daemon_that_a_package_starts_does_not_hold_the_build_folder() {
+    let stepped = Stepped::new();
+    let place = &stepped.place;
+    // A package manager that brings what makes `configure`, and a daemon; it is asked when the source is unpacked.
+    fs::remove_file(place.path("stack/thing/configure")).unwrap();
+    stepped.recipe(|text| {
+        let text = text.replacen("[[step]]", "[needs]\nbootstrap-tools = [\"frobnicate\"]\n[[step]]", 1);
+        text.replace("[step.autotools]\n", "[step.autotools]\nbootstrap = [\"frobnicate\"]\n")
+    });
+    let program = |name: &str, text: &str| {
+        let path = place.write(&format!("bin/{name}"), format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let (bin, daemon) = (place.path("bin"), place.path("daemon"));
+    program("sudo", "exec \"$@\"");
+    let install = format!(
+        "test \"$1\" = install || exit 0\n\
+         printf '#!/bin/sh\\necho \"#!/bin/sh\" > configure; chmod 755 configure\\n' > '{0}/frobnicate'; chmod 755 '{0}/frobnicate'\n\
+         sleep 1000 </dev/null >/dev/null 2>&1 &\n\
+         echo $! > '{1}'",
+        bin.display(),
+        daemon.display()
+    );
+    program("apt-get", &install);
+    let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())));
+    let path = path.unwrap();
+    let run = |args: &[&str]| Outcome::of(&place.command(args).env("PATH", &path).output().unwrap());
+    let outcome = run(&["package", "--install-missing"]);
+    let pid = fs::read_to_string(&daemon).ok().and_then(|text| rustix::process::Pid::from_raw(text.trim().parse().unwrap()));
+    let again = run(&["package", "--no-wait"]);
+    let runs = pid.is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok());
+    outcome.good();
+    assert!(runs, "the daemon has ended by itself");
+    again.good();
 }
 
 /// Numbers that look random and are the same in every run.

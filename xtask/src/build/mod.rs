@@ -63,6 +63,8 @@ struct Build<'a> {
     src: PathBuf,
     /// Newest time stamp in the source, seconds since 1970.
     epoch: u64,
+    /// How many jobs the step's tools may run at once.
+    jobs: usize,
 }
 
 impl Build<'_> {
@@ -154,7 +156,7 @@ impl Build<'_> {
         text.replace("{version}", version)
             .replace("{src}", &self.src.to_string_lossy())
             .replace("{dest}", &self.dest().to_string_lossy())
-            .replace("{jobs}", &self.session.jobs.to_string())
+            .replace("{jobs}", &self.jobs.to_string())
             .replace("{epoch}", &self.epoch.to_string())
     }
 

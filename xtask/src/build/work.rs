@@ -110,9 +110,9 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// [`crate::error::Kind::Compile`] when that fails.
-    pub fn needs(&self, at: usize) -> anyhow::Result<()> {
+    pub fn needs(&self, at: usize, jobs: usize) -> anyhow::Result<()> {
         let mut state = self.lock();
-        let build = self.before_step(at, &mut state)?;
+        let build = self.before_step(at, jobs, &mut state)?;
         let cost = build.fetch_dependencies(self.step(at))?;
         Self::note(&mut state, &format!("{} needs", self.step(at).name), cost);
         Ok(())
@@ -122,9 +122,9 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// [`crate::error::Kind::Compile`] when it fails, [`crate::error::Kind::Stage`] when its result cannot be kept.
-    pub fn run(&self, at: usize) -> anyhow::Result<()> {
+    pub fn run(&self, at: usize, jobs: usize) -> anyhow::Result<()> {
         let mut state = self.lock();
-        let build = self.before_step(at, &mut state)?;
+        let build = self.before_step(at, jobs, &mut state)?;
         let step = self.step(at);
         let cost = build.run_step(step)?;
         Self::note(&mut state, &step.name, cost);
@@ -167,7 +167,7 @@ impl<'a> Work<'a> {
     pub fn collect(&self) -> anyhow::Result<Record> {
         let mut state = self.lock();
         self.begin(&mut state)?;
-        let build = self.build(&state);
+        let build = self.build(self.session.jobs, &state);
         let step = self.session.ui.step(self.name(), "collect");
         let record = collect::collect(&build, std::mem::take(&mut state.costs));
         let record = step.close(record, |record| match &record.content {
@@ -194,8 +194,9 @@ impl<'a> Work<'a> {
     /// # Errors
     /// When the step's tools cannot be had.
     pub fn first_command(&self, at: usize) -> anyhow::Result<Command> {
+        let jobs = self.session.jobs;
         let mut state = self.lock();
-        let build = self.before_step(at, &mut state)?;
+        let build = self.before_step(at, jobs, &mut state)?;
         let first = build.commands(self.step(at))?.into_iter().next();
         first.with_context(|| format!("step {} runs no command", self.step(at).name))
     }
@@ -232,9 +233,9 @@ impl<'a> Work<'a> {
     }
 
     /// Writes down what is in the folder, to know afterwards what the step has changed, and that it has begun.
-    fn before_step(&self, at: usize, state: &mut State) -> anyhow::Result<Build<'a>> {
+    fn before_step(&self, at: usize, jobs: usize, state: &mut State) -> anyhow::Result<Build<'a>> {
         self.begin(state)?;
-        let build = self.build(state);
+        let build = self.build(jobs, state);
         let unfinished = Unfinished { step: self.step(at).name.clone(), key: self.chain_to(at).key(), epoch: build.epoch };
         let path = self.session.dirs.work_state(self.name());
         fs::write(&path, serde_json::to_vec(&unfinished)?).with_context(|| format!("cannot write {}", path.display()))?;
@@ -250,14 +251,14 @@ impl<'a> Work<'a> {
         let _ = fs::remove_file(self.session.dirs.work_state(self.name()));
     }
 
-    fn build(&self, state: &State) -> Build<'a> {
+    fn build(&self, jobs: usize, state: &State) -> Build<'a> {
         let work = self.folder();
         let src = match self.component.material {
             Material::Locked(_) => work.join("src"),
             Material::Workspace => self.session.workspace.to_owned(),
         };
         let epoch = state.epoch.unwrap_or(prepare::FOLDER_EPOCH);
-        Build { session: self.session, planned: self.component, work, src, epoch }
+        Build { session: self.session, planned: self.component, work, src, epoch, jobs }
     }
 
     fn note(state: &mut State, node: &str, cost: Cost) {

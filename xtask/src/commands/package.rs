@@ -43,6 +43,9 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let bundle = Bundle { stack: &workshop.stack, name, epoch: epoch?, dirs: &workshop.dirs, store: &store };
     let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle };
     let mut plan = first?;
+    if args.paranoid && package.verify(&recipes)? {
+        plan = workshop.planner(&store).plan(&recipes)?;
+    }
     for _ in 0..ATTEMPTS {
         if package.attempt(plan)? {
             workshop.dirs.remove_stand_in();
@@ -105,6 +108,20 @@ impl Package<'_> {
         ui.artifact(&archive, sha256.as_deref(), archive.metadata().ok().map(|meta| meta.len()));
     }
 
+    /// Hashes all that is kept of these recipes, and of their sources. Says whether anything was damaged and thrown away.
+    fn verify(&self, recipes: &[&Recipe]) -> anyhow::Result<bool> {
+        let mut found = false;
+        for recipe in recipes {
+            for (slot, why) in self.store.verify(&recipe.name)? {
+                found = true;
+                let what = plan::damaged(&recipe.name, &slot, &why);
+                self.workshop.ui.line(&format!("  ! {what}; it is thrown away"));
+            }
+        }
+        fetch::verify(&sources(self.workshop, recipes), &self.workshop.dirs.sources(), &self.workshop.ui)?;
+        Ok(found)
+    }
+
     /// The plan for those who watch.
     fn tell_plan(&self, plan: &Plan<'_>) {
         let workshop = self.workshop;
@@ -123,7 +140,7 @@ impl Package<'_> {
             Some(pieces) => self.bundle.look_at_tree(pieces)?,
             None => Standing::Changed("comes after what has to be built".to_owned()),
         };
-        if (self.args.paranoid || standing != Standing::Same) && self.has_damage(&plan, &ready)? {
+        if standing != Standing::Same && self.has_damage(&plan, &ready)? {
             return Ok(false);
         }
         let standing = match (standing, &pieces) {
@@ -295,6 +312,11 @@ pub(super) fn fetch_sources(
     recipes: &[&Recipe],
     network: &cli::Network,
 ) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    fetch::fetch_all(&sources(workshop, recipes), &fetch_options(workshop, network), &workshop.ui)
+}
+
+/// What recipes are made from, each source once.
+fn sources<'a>(workshop: &'a Workshop, recipes: &[&Recipe]) -> Vec<&'a Source> {
     let mut sources: Vec<&Source> = Vec::new();
     for recipe in recipes {
         if let Material::Locked(source) = workshop.stack.material(recipe)
@@ -303,7 +325,7 @@ pub(super) fn fetch_sources(
             sources.push(source);
         }
     }
-    fetch::fetch_all(&sources, &fetch_options(workshop, network), &workshop.ui)
+    sources
 }
 
 /// The time that a bundle's files carry: SOURCE_DATE_EPOCH, or the stack's newest commit, or its lock's time.

@@ -97,11 +97,11 @@ fn make_ready(workshop: &Workshop, work: &Work<'_>, recipe: &Recipe, at: usize, 
         if let Some(record) = work.kept(before)? {
             work.reuse(&record)?;
         } else {
-            work.needs(before)?;
-            work.run(before)?;
+            work.needs(before, host::cores())?;
+            work.run(before, host::cores())?;
         }
     }
-    work.needs(at)
+    work.needs(at, host::cores())
 }
 
 /// The command with other words: those that are given, or the user's shell. On a terminal it is told which one.

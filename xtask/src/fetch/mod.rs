@@ -215,6 +215,25 @@ pub fn stored(source: &Source, store: &Path) -> Option<PathBuf> {
     }
 }
 
+/// Checks the archives in the store that these sources are pinned to. What is damaged is told and thrown away.
+///
+/// # Errors
+/// When a damaged archive cannot be removed.
+pub fn verify(sources: &[&Source], store: &Path, ui: &Ui) -> anyhow::Result<()> {
+    let store = Store::at(store);
+    for pin in sources.iter().filter_map(|source| Pin::of(source)) {
+        if let State::Damaged(path, why) = store.check(&pin) {
+            throw_away(&store, &pin, &path, &why, ui)?;
+        }
+    }
+    Ok(())
+}
+
+fn throw_away(store: &Store, pin: &Pin<'_>, path: &Path, why: &str, ui: &Ui) -> anyhow::Result<()> {
+    ui.line(&format!("  ! {} {}: {} {why}; thrown away", pin.source.name, pin.source.version, path.display()));
+    store.throw_away(path)
+}
+
 /// Forgets that the archives in the store were found right: each is hashed before it is used again.
 pub fn forget_fingerprints(store: &Path) {
     for path in store.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()) {
@@ -265,8 +284,7 @@ pub fn fetch_each(
             }
             State::Missing => missing.push_back(*pin),
             State::Damaged(path, why) => {
-                ui.line(&format!("  ! {} {}: {} {why}; thrown away", pin.source.name, pin.source.version, path.display()));
-                store.throw_away(&path)?;
+                throw_away(&store, pin, &path, &why, ui)?;
                 missing.push_back(*pin);
             }
         }

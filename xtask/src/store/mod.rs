@@ -130,6 +130,31 @@ impl Store {
         found.iter().filter_map(|(_, path)| Record::parse(&fs::read(path).ok()?).ok()).collect()
     }
 
+    /// Checks everything that is kept of a component, whatever its key. What is damaged is thrown away and told, with the slot
+    /// that it was in.
+    ///
+    /// # Errors
+    /// When what is damaged cannot be removed.
+    pub fn verify(&self, component: &str) -> anyhow::Result<Vec<(String, String)>> {
+        let mut damage = Vec::new();
+        for slot in folders(&self.results().join(component)) {
+            let name = slot.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            for (_, path) in by_age(&slot) {
+                let key = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let why = match self.find(component, &name, &key) {
+                    Ok(Some(record)) => self.check(&record)?,
+                    Ok(None) => None,
+                    Err(why) => {
+                        self.forget_files(&path);
+                        Some(why)
+                    }
+                };
+                damage.extend(why.map(|why| (name.clone(), why)));
+            }
+        }
+        Ok(damage)
+    }
+
     /// Checks that a result's objects are what they were, as cheaply as its stamps allow. Where one is not, the result is
     /// thrown away with it, and what was wrong is given.
     ///
