@@ -138,6 +138,17 @@ pub enum StepResult {
     Failed,
 }
 
+impl StepResult {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Built => "built",
+            Self::Cached => "cached",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Why a step or the run has failed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -19,6 +19,7 @@ mod host;
 mod interrupt;
 mod key;
 mod logs;
+mod meter;
 mod patch;
 mod plan;
 mod preflight;

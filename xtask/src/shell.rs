@@ -45,7 +45,8 @@ pub struct Cost {
     pub wall: Duration,
     /// Processor time, user and system, of the command and all descendants that were waited for.
     pub cpu: Duration,
-    /// Memory of the largest single process among them, in bytes.
+    /// The most memory that all its processes were seen to have at once, in bytes, and not less than the largest one had;
+    /// that one alone where they cannot be looked at (macOS).
     pub peak: u64,
 }
 
@@ -139,6 +140,7 @@ impl Command {
         // The command holds the pipe's writing end; it has to go, or reading would never end.
         drop(command);
         let group = interrupt::Group::enter(child.id());
+        let metered = step.meter(child.id());
         let (sender, events) = mpsc::channel();
         let lines = sender.clone();
         let watcher = || std::thread::Builder::new().name("watcher".to_owned());
@@ -150,7 +152,8 @@ impl Command {
         watcher().spawn(move || read_lines(reader, &lines)).map_err(unwatched)?;
         watcher().spawn(move || sender.send(Event::Exited(child.wait4()))).map_err(unwatched)?;
         let outcome = follow(&events, step, &group)?;
-        let cost = Cost { cpu: outcome.rusage.utime + outcome.rusage.stime, peak: outcome.rusage.maxrss, ..Cost::default() };
+        let peak = outcome.rusage.maxrss.max(metered.map_or(0, |metered| metered.peak()));
+        let cost = Cost { cpu: outcome.rusage.utime + outcome.rusage.stime, peak, ..Cost::default() };
         Ok((outcome.status, cost))
     }
 

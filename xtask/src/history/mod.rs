@@ -1,12 +1,16 @@
-//! What runs cost: `build/history/` keeps the last ones, `build/timings.html` shows the newest as a page.
+//! What runs cost: `build/history/` keeps the last ones, failed ones too, `build/timings.html` shows the newest that built
+//! anything as a page, and at the end of a run there is a table.
+
+mod page;
+mod table;
 
 use crate::events::{Event, StepResult};
+use crate::meter::Load;
 use crate::progress;
 use crate::shell::Cost;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,7 +64,9 @@ impl Span {
     /// A step that did not have to run, with what it cost when it did.
     pub fn cached(component: &str, step: &str, at: Duration, before: Option<Cost>) -> Self {
         let wall = before.map(|cost| cost.wall).unwrap_or_default();
-        Self::new(component, step, (at, wall), before, StepResult::Cached)
+        // Who knows no more than the time has no figures for the rest.
+        let cost = before.filter(|cost| cost.peak > 0);
+        Self::new(component, step, (at, wall), cost, StepResult::Cached)
     }
 
     /// Its end as programs are told it.
@@ -96,7 +102,30 @@ struct Run {
     wall_s: f64,
     /// Whether it ended well.
     good: bool,
+    /// What ran, in its order, and then what did not have to.
     steps: Vec<Span>,
+    /// The machine's load meanwhile; empty where that is not known.
+    #[serde(default)]
+    load: Vec<Load>,
+}
+
+impl Run {
+    /// How many steps ended so.
+    fn count(&self, result: StepResult) -> usize {
+        self.steps.iter().filter(|step| step.result == result).count()
+    }
+
+    /// "12 built, 7 cached, 1 failed", without what there was none of.
+    fn counts(&self) -> String {
+        let all = [(StepResult::Built, "built"), (StepResult::Cached, "cached"), (StepResult::Failed, "failed")];
+        let some = all.iter().map(|(result, word)| (self.count(*result), word)).filter(|(count, _)| *count > 0);
+        some.map(|(count, word)| format!("{count} {word}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The steps that ran.
+    fn ran(&self) -> impl Iterator<Item = &Span> {
+        self.steps.iter().filter(|step| step.result != StepResult::Cached)
+    }
 }
 
 impl History {
@@ -110,26 +139,33 @@ impl History {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).push(span);
     }
 
-    /// Writes the run to `build/history/`; if it built anything, the page too, and gives the table of its steps.
+    /// Writes the run to `build/history/`. If it built anything, the page is written too, and there is a table of its steps.
     ///
     /// # Errors
     /// When the files cannot be written.
-    pub fn end(&self, build: &Path, bundle: &str, good: bool) -> anyhow::Result<Option<String>> {
-        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if spans.is_empty() {
+    pub fn end(&self, build: &Path, bundle: &str, good: bool, load: Vec<Load>) -> anyhow::Result<Option<String>> {
+        let mut steps = self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if steps.is_empty() {
             return Ok(None);
         }
-        spans.sort_by(|a, b| a.begin_s.total_cmp(&b.begin_s));
+        // What ran, in its order, and then what did not have to.
+        steps.sort_by(|a, b| {
+            (a.result == StepResult::Cached).cmp(&(b.result == StepResult::Cached)).then(a.begin_s.total_cmp(&b.begin_s))
+        });
         let at = format!("{:.0}", self.at);
+        // Colons are no letters for file names everywhere.
+        let name = format!("{}.json", at.replace(':', "-"));
         let wall_s = self.began.elapsed().as_secs_f64();
-        let run = Run { format: FORMAT, bundle: bundle.to_owned(), at: at.clone(), wall_s, good, steps: spans };
+        let run = Run { format: FORMAT, bundle: bundle.to_owned(), at, wall_s, good, steps, load };
         let folder = build.join("history");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        // Colons are no letters for file names everywhere.
-        write(&folder.join(format!("{}.json", at.replace(':', "-"))), &serde_json::to_vec_pretty(&run)?)?;
+        write(&folder.join(name), &serde_json::to_vec_pretty(&run)?)?;
         forget_old(&folder)?;
-        write(&build.join("timings.html"), page(&run).as_bytes())?;
-        Ok(Some(table(&run.steps)))
+        if run.steps.iter().all(|step| step.result == StepResult::Cached) {
+            return Ok(None);
+        }
+        write(&build.join("timings.html"), page::page(&run).as_bytes())?;
+        Ok(Some(table::table(&run)))
     }
 }
 
@@ -192,94 +228,64 @@ fn forget_old(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A time in seconds, for people.
 fn seconds(secs: f64) -> String {
     progress::seconds(Duration::try_from_secs_f64(secs).unwrap_or_default())
-}
-
-/// Component, step, time, processor time and memory of each step.
-fn table(spans: &[Span]) -> String {
-    let mut text = format!("  {:<36} {:>10} {:>10} {:>10}", "step", "time", "cpu", "peak");
-    for span in spans {
-        let title = format!("{} {}", span.component, span.step);
-        let _ = write!(
-            text,
-            "\n  {title:<36} {:>10} {:>10} {:>10}",
-            seconds(span.wall_s),
-            seconds(span.cpu_s.unwrap_or_default()),
-            progress::bytes(span.peak.unwrap_or_default())
-        );
-    }
-    text
-}
-
-/// A page that needs nothing but itself: one bar for each step, as long as it took, where it was in time.
-fn page(run: &Run) -> String {
-    let total = run.steps.iter().map(|span| span.begin_s + span.wall_s).fold(0.001, f64::max);
-    let mut rows = String::new();
-    for span in &run.steps {
-        let (left, width) = (100.0 * span.begin_s / total, (100.0 * span.wall_s / total).max(0.15));
-        let cores = if span.wall_s > 0.0 { span.cpu_s.unwrap_or_default() / span.wall_s } else { 0.0 };
-        let _ = writeln!(
-            rows,
-            "<tr class=\"{}\"><th>{} <b>{}</b></th><td class=bar><i style=\"margin-left:{left:.3}%;width:{width:.3}%\"></i></td>\
-             <td>{}</td><td>{}</td><td>{cores:.1}</td><td>{}</td></tr>",
-            if span.result == StepResult::Failed { "bad" } else { "good" },
-            escape(&span.component),
-            escape(&span.step),
-            seconds(span.wall_s),
-            seconds(span.cpu_s.unwrap_or_default()),
-            progress::bytes(span.peak.unwrap_or_default()),
-        );
-    }
-    let title = format!("{} on {}", escape(&run.bundle), escape(&run.at));
-    format!(
-        "<!DOCTYPE html>\n<html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{title}</title>\n\
-         <style>{STYLE}</style>\n<h1>{title}</h1>\n<p>{} from the first step to the last.</p>\n<table>\n\
-         <tr><th>step</th><th class=axis><span>0</span><span>{}</span><span>{}</span></th><th>time</th><th>cpu</th><th>cores</th><th>peak</th></tr>\n\
-         {rows}</table>\n</html>\n",
-        seconds(total),
-        seconds(total / 2.0),
-        seconds(total),
-    )
-}
-
-const STYLE: &str = ":root{color-scheme:light dark;--line:#8884;--good:#3b7dd8;--bad:#d0453a}\
-body{font:14px/1.5 system-ui,sans-serif;margin:2rem}h1{font-size:1.2rem}table{border-collapse:collapse;width:100%}\
-th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}\
-th:first-child{text-align:left;font-weight:400}.bar{width:60%;padding:0}.bar i{display:block;height:1.1rem;border-radius:2px;background:var(--good)}\
-.bad .bar i{background:var(--bad)}.axis span{display:inline-block;width:33%;font-weight:400}.axis span:first-child{text-align:left}\
-.axis span:nth-child(2){text-align:center}";
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn span(component: &str, step: &str, result: StepResult) -> Span {
+        let cost = Cost { wall: Duration::from_secs(7), cpu: Duration::from_secs(9), peak: 5_000_000 };
+        match result {
+            StepResult::Cached => Span::cached(component, step, Duration::ZERO, Some(cost)),
+            _ => Span::new(component, step, (Duration::from_secs(1), Duration::from_secs(2)), Some(cost), result),
+        }
+    }
+
     #[test]
     fn a_run_is_kept_shown_and_told_and_old_runs_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         for at in 0..KEPT + 3 {
             let history = History { at: jiff::Timestamp::from_second(1_000_000 + at as i64).unwrap(), ..History::begin() };
-            let times = (Duration::from_secs(1), Duration::from_secs(2));
-            let cost = Some(Cost { peak: 5_000_000, ..Cost::default() });
-            history.add(Span::new("go-carbon", "<compile>", times, cost, StepResult::Built));
-            history.add(Span::new("collectd", "compile", times, None, StepResult::Failed));
-            let table = history.end(folder.path(), "dkumonitor-1", false).unwrap().unwrap();
+            history.add(span("go-carbon", "<compile>", StepResult::Built));
+            history.add(span("collectd", "compile", StepResult::Failed));
+            let table = history.end(folder.path(), "dkumonitor-1", false, Vec::new()).unwrap().unwrap();
             assert!(table.contains("go-carbon <compile>") && table.contains("5.0 MB"), "{table}");
         }
-        let runs: Vec<_> = std::fs::read_dir(folder.path().join("history")).unwrap().flatten().collect();
-        assert_eq!(runs.len(), KEPT);
-        let page = std::fs::read_to_string(folder.path().join("timings.html")).unwrap();
-        assert!(page.contains("&lt;compile&gt;") && page.contains("class=\"bad\"") && !page.contains("<compile>"), "{page}");
+        let kept = runs(&folder.path().join("history"));
+        assert_eq!(kept.len(), KEPT);
+        let last: Run = serde_json::from_slice(&std::fs::read(kept.last().unwrap()).unwrap()).unwrap();
+        assert!(!last.good && last.steps.iter().any(|step| step.result == StepResult::Failed), "{last:?}");
+        assert!(folder.path().join("timings.html").exists());
     }
 
     #[test]
-    fn a_run_without_steps_leaves_the_last_page_alone() {
+    fn a_run_that_built_nothing_is_kept_but_leaves_the_last_page_alone() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(History::begin().end(folder.path(), "x", true).unwrap(), None);
+        assert_eq!(History::begin().end(folder.path(), "x", true, Vec::new()).unwrap(), None);
+        assert!(!folder.path().join("history").exists());
+        let history = History::begin();
+        history.add(span("a", "compile", StepResult::Cached));
+        assert_eq!(history.end(folder.path(), "x", true, Vec::new()).unwrap(), None);
+        assert_eq!(runs(&folder.path().join("history")).len(), 1);
         assert!(!folder.path().join("timings.html").exists());
+    }
+
+    #[test]
+    fn what_a_step_took_is_remembered_though_it_was_cached_since_or_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        for (at, result) in [StepResult::Built, StepResult::Failed, StepResult::Cached].into_iter().enumerate() {
+            let history = History { at: jiff::Timestamp::from_second(at as i64).unwrap(), ..History::begin() };
+            history.add(span("a", "compile", result));
+            history.add(Span::cached("a", "unknown", Duration::ZERO, None));
+            history.end(folder.path(), "x", true, Vec::new()).unwrap();
+        }
+        std::fs::write(folder.path().join("history/2999-01-01T00-00-00Z.json"), "{\"format\": 1").unwrap();
+        let remembered = Remembered::read(folder.path());
+        assert_eq!(remembered.wall("a", "compile"), Some(Duration::from_secs(7)));
+        assert_eq!((remembered.wall("a", "unknown"), remembered.wall("b", "compile")), (None, None));
     }
 }

@@ -13,6 +13,7 @@ pub use text::{bytes, printable, seconds};
 use crate::events::{self, Event, StepResult};
 use crate::history::{History, Remembered, Span};
 use crate::logs::{Logs, StepLog};
+use crate::meter::{Meter, Metered};
 use crate::schedule::Resources;
 use crate::shell::Cost;
 use forecast::Course;
@@ -73,6 +74,7 @@ struct Run {
     started: Instant,
     history: History,
     logs: OnceLock<Logs>,
+    meter: OnceLock<Meter>,
     course: Mutex<Course>,
 }
 
@@ -86,11 +88,12 @@ impl Ui {
             started: Instant::now(),
             history: History::begin(),
             logs: OnceLock::new(),
+            meter: OnceLock::new(),
             course: Mutex::new(Course::default()),
         }))
     }
 
-    /// Begins the logs of this run in the build folder; without them no command can be run.
+    /// Begins the logs of this run in the build folder, and to watch what it takes; without them no command can be run.
     ///
     /// # Errors
     /// Those of [`Logs::begin`].
@@ -98,6 +101,7 @@ impl Ui {
         if self.0.logs.get().is_none() {
             // Nobody else can have begun them meanwhile: a run does so once, before it has a second thread.
             let _ = self.0.logs.set(Logs::begin(build)?);
+            let _ = self.0.meter.set(Meter::start());
         }
         Ok(())
     }
@@ -155,7 +159,8 @@ impl Ui {
     /// # Errors
     /// When the files cannot be written.
     pub fn end(&self, build: &Path, bundle: &str, good: bool) -> anyhow::Result<()> {
-        if let Some(table) = self.0.history.end(build, bundle, good)? {
+        let load = self.0.meter.get().map(Meter::load).unwrap_or_default();
+        if let Some(table) = self.0.history.end(build, bundle, good, load)? {
             self.show(&format!("{table}\n  as a page: {}", build.join("timings.html").display()));
         }
         Ok(())
@@ -196,6 +201,7 @@ impl Ui {
             title,
             bar,
             started: Instant::now(),
+            expected,
             log: Mutex::new(None),
             cost: Mutex::new(None),
             bytes: Mutex::new(Bytes { total: None, told: None }),
@@ -229,6 +235,8 @@ pub struct Step {
     title: String,
     bar: Option<ProgressBar>,
     started: Instant,
+    /// How long it took when it ran last.
+    expected: Option<Duration>,
     log: Mutex<Option<StepLog>>,
     /// None until a command has run.
     cost: Mutex<Option<Cost>>,
@@ -293,6 +301,11 @@ impl Step {
     /// The step's log.
     pub fn log(&self) -> LogGuard<'_> {
         LogGuard(self.log.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Watches the memory of a command, given its first process.
+    pub fn meter(&self, root: u32) -> Option<Metered> {
+        self.ui.0.meter.get().map(|meter| meter.enter(root))
     }
 
     /// Adds what a command of the step has cost.
@@ -371,9 +384,14 @@ impl Step {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = self.started.saturating_duration_since(self.ui.0.started);
-        let span = Span::new(&self.component, &self.what, (begin, self.elapsed()), cost, result);
+        let span = if result == StepResult::Cached {
+            let before = self.expected.map(|wall| Cost { wall, ..Cost::default() });
+            Span::cached(&self.component, &self.what, begin, before)
+        } else {
+            let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
+            Span::new(&self.component, &self.what, (begin, self.elapsed()), cost, result)
+        };
         events::emit(&span.event(note));
         self.ui.0.history.add(span);
         self.ui.course().end(&self.component, &self.what);
