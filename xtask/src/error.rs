@@ -3,8 +3,8 @@
 //! Everything that fails travels as an [`anyhow::Error`]; where the kind matters to the caller of the program, a
 //! [`Failure`] stands somewhere in its chain. The outermost one decides. Nothing else in the program branches on errors.
 
-use crate::events;
 use crate::shell::CommandFailed;
+use crate::{events, progress};
 use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -101,10 +101,15 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
         .map_or(if command { Kind::Compile } else { Kind::Other }, |failure| failure.kind)
 }
 
+/// Prints a line to standard error. That may be closed; then there is nobody to be told.
+pub fn write_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
 /// Prints the error with all its causes to standard error and gives the exit status of its kind.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    // Standard error may be closed; then the exit status has to say it all.
-    let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+    write_stderr(&format!("error: {error:#}"));
+    progress::annotate_run(error);
     let kind = kind_of(error);
     events::end(error, kind);
     ExitCode::from(kind as u8)

@@ -12,7 +12,7 @@ use crate::shell::CommandFailed;
 use serde::Serialize;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The version of the format.
 pub const FORMAT: u32 = 1;
@@ -254,18 +254,4 @@ pub fn close(exit_status: u8, result: &str) {
     let Some(began) = began else { return };
     emit(&Event::RunEnd { exit_status, result, wall_s: began.elapsed().as_secs_f64() });
     *STREAM.lock().unwrap_or_else(PoisonError::into_inner) = None;
-}
-
-/// Ends the stream of a program that is about to leave, unless that takes long: a reader that has stopped reading must
-/// not keep it.
-pub fn close_soon(kind: Kind) {
-    const PATIENCE: Duration = Duration::from_millis(300);
-    let (sender, done) = std::sync::mpsc::channel();
-    let closing = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
-        close(kind as u8, kind.name());
-        let _ = sender.send(());
-    });
-    if closing.is_ok() {
-        let _ = done.recv_timeout(PATIENCE);
-    }
 }

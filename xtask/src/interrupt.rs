@@ -4,12 +4,16 @@
 //! program leaves at once: everything it writes is written beside and renamed, so there is nothing to tidy up first.
 
 use crate::error::Kind;
-use crate::events;
+use crate::{events, progress};
 use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long leaving may take.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 static RECEIVED: AtomicUsize = AtomicUsize::new(0);
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
@@ -25,7 +29,7 @@ pub fn listen() -> anyhow::Result<()> {
             let before = RECEIVED.fetch_add(1, Ordering::SeqCst);
             let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
             if groups.is_empty() {
-                events::close_soon(Kind::Interrupted);
+                tidy_up();
                 std::process::exit(Kind::Interrupted as i32);
             }
             let signal = if before == 0 { Signal::TERM } else { Signal::KILL };
@@ -35,6 +39,20 @@ pub fn listen() -> anyhow::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Clears the terminal and ends the events, unless that takes long: a reader that has stopped reading, or a terminal that
+/// was stopped, must not keep a program that is to leave.
+fn tidy_up() {
+    let (sender, done) = std::sync::mpsc::channel();
+    let tidying = std::thread::Builder::new().name("tidying".to_owned()).spawn(move || {
+        progress::clear();
+        events::close(Kind::Interrupted as u8, Kind::Interrupted.name());
+        let _ = sender.send(());
+    });
+    if tidying.is_ok() {
+        let _ = done.recv_timeout(PATIENCE);
+    }
 }
 
 /// Fails once a signal has come.

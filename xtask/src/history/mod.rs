@@ -139,11 +139,18 @@ impl History {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).push(span);
     }
 
-    /// Writes the run to `build/history/`. If it built anything, the page is written too, and there is a table of its steps.
+    /// Writes the run to `build/history/`. If it built anything, the page is written too, and there is a table of its steps
+    /// for a terminal that wide, if it is one.
     ///
     /// # Errors
     /// When the files cannot be written.
-    pub fn end(&self, build: &Path, bundle: &str, good: bool, load: Vec<Load>) -> anyhow::Result<Option<String>> {
+    pub fn end(
+        &self,
+        build: &Path,
+        (bundle, good): (&str, bool),
+        load: Vec<Load>,
+        columns: Option<usize>,
+    ) -> anyhow::Result<Option<String>> {
         let mut steps = self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if steps.is_empty() {
             return Ok(None);
@@ -165,7 +172,7 @@ impl History {
             return Ok(None);
         }
         write(&build.join("timings.html"), page::page(&run).as_bytes())?;
-        Ok(Some(table::table(&run)))
+        Ok(Some(table::table(&run, columns)))
     }
 }
 
@@ -252,7 +259,7 @@ mod tests {
             let history = History { at: jiff::Timestamp::from_second(1_000_000 + at as i64).unwrap(), ..History::begin() };
             history.add(span("go-carbon", "<compile>", StepResult::Built));
             history.add(span("collectd", "compile", StepResult::Failed));
-            let table = history.end(folder.path(), "dkumonitor-1", false, Vec::new()).unwrap().unwrap();
+            let table = history.end(folder.path(), ("dkumonitor-1", false), Vec::new(), None).unwrap().unwrap();
             assert!(table.contains("go-carbon <compile>") && table.contains("5.0 MB"), "{table}");
         }
         let kept = runs(&folder.path().join("history"));
@@ -265,11 +272,11 @@ mod tests {
     #[test]
     fn a_run_that_built_nothing_is_kept_but_leaves_the_last_page_alone() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(History::begin().end(folder.path(), "x", true, Vec::new()).unwrap(), None);
+        assert_eq!(History::begin().end(folder.path(), ("x", true), Vec::new(), None).unwrap(), None);
         assert!(!folder.path().join("history").exists());
         let history = History::begin();
         history.add(span("a", "compile", StepResult::Cached));
-        assert_eq!(history.end(folder.path(), "x", true, Vec::new()).unwrap(), None);
+        assert_eq!(history.end(folder.path(), ("x", true), Vec::new(), None).unwrap(), None);
         assert_eq!(runs(&folder.path().join("history")).len(), 1);
         assert!(!folder.path().join("timings.html").exists());
     }
@@ -281,7 +288,7 @@ mod tests {
             let history = History { at: jiff::Timestamp::from_second(at as i64).unwrap(), ..History::begin() };
             history.add(span("a", "compile", result));
             history.add(Span::cached("a", "unknown", Duration::ZERO, None));
-            history.end(folder.path(), "x", true, Vec::new()).unwrap();
+            history.end(folder.path(), ("x", true), Vec::new(), None).unwrap();
         }
         std::fs::write(folder.path().join("history/2999-01-01T00-00-00Z.json"), "{\"format\": 1").unwrap();
         let remembered = Remembered::read(folder.path());

@@ -3,37 +3,57 @@
 use super::{Run, Span, seconds};
 use crate::events::StepResult;
 use crate::progress;
+use console::measure_text_width;
 use std::fmt::Write as _;
 
-/// No column of titles is wider; a longer title pushes its figures aside.
-const TITLE: usize = 44;
+/// Columns of a row that are no title and no result: blanks and three figures.
+const FIGURES: usize = 35;
+
+/// Titles are not cut to less than that.
+const TITLE: usize = 20;
+
+/// A row: title, time on the clock, processor time, memory, and how it ended.
+type Row = ((String, String), [String; 4]);
 
 /// Step, time on the clock, processor time, peak memory, and how it ended. Of a step that did not have to run the figures
-/// are left out, but for the time that this saved.
-pub fn table(run: &Run) -> String {
-    let title = |span: &Span| format!("{} {}", span.component, span.step);
-    let width = run.steps.iter().map(|span| title(span).chars().count()).max().unwrap_or(0).clamp(5, TITLE);
+/// are left out, but for the time that this saved. On a terminal of `columns` nothing is wider than it, if that can be: long
+/// titles are cut.
+pub fn table(run: &Run, columns: Option<usize>) -> String {
+    let mut rows: Vec<Row> = vec![((String::new(), "step".to_owned()), ["wall", "cpu", "peak", ""].map(str::to_owned))];
+    rows.extend(run.steps.iter().map(row));
+    rows.push(total(run));
+    let results = rows[1..rows.len() - 1].iter().map(|(_, [.., result])| measure_text_width(result)).max().unwrap_or(0);
+    let room = columns.map_or(usize::MAX, |columns| columns.saturating_sub(FIGURES + results).max(TITLE));
+    let titles: Vec<_> = rows.iter().map(|((component, step), _)| progress::title(component, step, room)).collect();
+    let width = titles.iter().map(|title| measure_text_width(title)).max().unwrap_or(0);
     let mut text = String::new();
-    let mut row = |title: &str, wall: &str, cpu: &str, peak: &str, result: &str| {
-        let line = format!("  {title:<width$} {wall:>11} {cpu:>11} {peak:>9}  {result}");
+    for (title, (_, [wall, cpu, peak, result])) in titles.iter().zip(&rows) {
+        let padding = width.saturating_sub(measure_text_width(title));
+        let line = format!("  {title}{:padding$} {wall:>10} {cpu:>10} {peak:>8}  {result}", "");
         let _ = writeln!(text, "{}", line.trim_end());
-    };
-    row("step", "wall", "cpu", "peak", "");
-    for span in &run.steps {
-        if span.result == StepResult::Cached {
-            let saved = if span.wall_s > 0.0 { format!("cached (took {})", seconds(span.wall_s)) } else { "cached".to_owned() };
-            row(&title(span), "–", "–", "–", &saved);
-        } else {
-            let (cpu, peak) = (span.cpu_s.map(seconds), span.peak.map(progress::bytes));
-            let known = |figure: Option<String>| figure.unwrap_or_else(|| "–".to_owned());
-            row(&title(span), &seconds(span.wall_s), &known(cpu), &known(peak), span.result.word());
-        }
     }
+    let _ = write!(text, "  {}", run.counts());
+    text
+}
+
+fn row(span: &Span) -> Row {
+    let title = (span.component.clone(), span.step.clone());
+    let unknown = || "–".to_owned();
+    if span.result == StepResult::Cached {
+        let saved = if span.wall_s > 0.0 { format!("cached (took {})", seconds(span.wall_s)) } else { "cached".to_owned() };
+        return (title, [unknown(), unknown(), unknown(), saved]);
+    }
+    let cpu = span.cpu_s.map_or_else(unknown, seconds);
+    let peak = span.peak.map_or_else(unknown, progress::bytes);
+    (title, [seconds(span.wall_s), cpu, peak, span.result.word().to_owned()])
+}
+
+/// The run's own time, all processor time, and the memory of the largest step.
+fn total(run: &Run) -> Row {
     let cpu: f64 = run.ran().filter_map(|span| span.cpu_s).sum();
     let peak = run.ran().filter_map(|span| span.peak).max().unwrap_or(0);
-    row("total", &seconds(run.wall_s), &seconds(cpu), &progress::bytes(peak), &run.counts());
-    text.pop();
-    text
+    let figures = [seconds(run.wall_s), seconds(cpu), progress::bytes(peak), String::new()];
+    ((String::new(), "total".to_owned()), figures)
 }
 
 #[cfg(test)]
@@ -82,6 +102,13 @@ pub(super) mod tests {
 
     #[test]
     fn the_table_keeps_its_columns() {
-        assert_eq!(table(&run()) + "\n", include_str!("table.txt"));
+        assert_eq!(table(&run(), None) + "\n", include_str!("table.txt"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_cuts_titles_and_no_figures() {
+        let table = table(&run(), Some(80));
+        assert!(table.lines().all(|line| measure_text_width(line) <= 80), "{table}");
+        assert!(table.contains("  grafana a step with a <n…     0.35 s     0.20 s   9.0 MB  built"), "{table}");
     }
 }

@@ -5,29 +5,32 @@
 //! standard error is no terminal to plain lines, to the events ([`crate::events`]), to the logs ([`crate::logs`]) and to
 //! the history ([`crate::history`]). Nobody else prints while a run goes on.
 
+mod ci;
 mod forecast;
+mod plain;
+mod step;
+mod terminal;
 mod text;
 
-pub use text::{bytes, printable, seconds};
+pub use plain::annotate_run;
+pub use step::Step;
+pub use terminal::clear;
+pub use text::{bytes, printable, seconds, title};
 
-use crate::events::{self, Event, StepResult};
+use crate::error::write_stderr;
+use crate::events::{self, Event};
 use crate::history::{History, Remembered, Span};
-use crate::logs::{Logs, StepLog};
-use crate::meter::{Meter, Metered};
+use crate::logs::Logs;
+use crate::meter::Meter;
 use crate::schedule::Resources;
 use crate::shell::Cost;
 use forecast::Course;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use std::io::{IsTerminal as _, Write as _};
+use plain::Plain;
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Room for a step's title, so that times stand in one column; longer titles push theirs aside.
-const TITLE: usize = 34;
-
-/// No step's bytes are told to programs more often.
-const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+use terminal::Terminal;
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,28 +71,55 @@ pub struct Ahead {
 #[derive(Clone)]
 pub struct Ui(Arc<Run>);
 
+/// Where lines for people go.
+enum View {
+    Terminal(Terminal),
+    Plain(Plain),
+}
+
+impl View {
+    fn is_terminal(&self) -> bool {
+        matches!(self, Self::Terminal(_))
+    }
+
+    /// Whether tools' output is to be shown as it comes.
+    fn is_live(&self) -> bool {
+        match self {
+            Self::Terminal(_) => true,
+            Self::Plain(plain) => plain.is_live(),
+        }
+    }
+}
+
 struct Run {
-    bars: Option<MultiProgress>,
+    view: View,
     verbosity: Verbosity,
     started: Instant,
     history: History,
     logs: OnceLock<Logs>,
     meter: OnceLock<Meter>,
-    course: Mutex<Course>,
+    course: Arc<Mutex<Course>>,
 }
 
 impl Ui {
     /// A view on standard error; spinners only where that is a terminal.
     pub fn new(verbosity: Verbosity) -> Self {
-        let bars = (std::io::stderr().is_terminal() && verbosity != Verbosity::Quiet).then(MultiProgress::new);
+        let started = Instant::now();
+        // Events and spinners on the same terminal would make each other unreadable.
+        let events = events::wanted() && std::io::stdout().is_terminal();
+        let terminal = (verbosity != Verbosity::Quiet && !events).then(Terminal::on_stderr).flatten();
+        let view = match terminal {
+            Some(terminal) => View::Terminal(terminal),
+            None => View::Plain(Plain::new(started, verbosity != Verbosity::Quiet)),
+        };
         Self(Arc::new(Run {
-            bars,
+            view,
             verbosity,
-            started: Instant::now(),
+            started,
             history: History::begin(),
             logs: OnceLock::new(),
             meter: OnceLock::new(),
-            course: Mutex::new(Course::default()),
+            course: Arc::default(),
         }))
     }
 
@@ -117,7 +147,13 @@ impl Ui {
             events::emit(&span.event(""));
             self.0.history.add(span);
         }
+        let (done, all) = course.count();
         *self.course() = course;
+        if let View::Terminal(terminal) = &self.0.view
+            && done < all
+        {
+            terminal.count(&self.0.course, self.0.started);
+        }
     }
 
     fn cached(&self, step: &Ahead) -> Option<Span> {
@@ -154,16 +190,22 @@ impl Ui {
         self.show(&format!("{} ({})", path.display(), seconds(self.elapsed())));
     }
 
-    /// Ends the run: writes its history, and shows the table of its steps.
+    /// Ends the run's steps: writes its history, and shows the table.
     ///
     /// # Errors
     /// When the files cannot be written.
     pub fn end(&self, build: &Path, bundle: &str, good: bool) -> anyhow::Result<()> {
+        let mut columns = None;
+        if let View::Terminal(terminal) = &self.0.view {
+            terminal.end();
+            columns = Some(terminal.width());
+        }
         let load = self.0.meter.get().map(Meter::load).unwrap_or_default();
-        if let Some(table) = self.0.history.end(build, bundle, good, load)? {
+        let table = self.0.history.end(build, (bundle, good), load, columns);
+        if let Ok(Some(table)) = &table {
             self.show(&format!("{table}\n  as a page: {}", build.join("timings.html").display()));
         }
-        Ok(())
+        table.map(drop)
     }
 
     fn show(&self, text: &str) {
@@ -173,235 +215,14 @@ impl Ui {
     }
 
     fn force_line(&self, text: &str) {
-        match &self.0.bars {
-            // Printing fails only when standard error is gone; then nobody is left to be told.
-            Some(bars) => drop(bars.println(text)),
-            None => drop(writeln!(std::io::stderr().lock(), "{text}")),
+        match &self.0.view {
+            View::Terminal(terminal) => terminal.line(text),
+            View::Plain(_) => write_stderr(text),
         }
     }
 
     /// Begins a step, titled `component what`.
     pub fn step(&self, component: &str, what: &str) -> Step {
-        let title = format!("{component} {what}");
-        let mut course = self.course();
-        let (why, expected) = course.begin(component, what, self.elapsed());
-        events::emit(&Event::StepBegin { component, step: what, why, expected_s: expected.map(|time| time.as_secs_f64()) });
-        drop(course);
-        let bar = self.0.bars.as_ref().map(|bars| {
-            let bar = bars.add(ProgressBar::new_spinner());
-            bar.set_style(spinner_style());
-            bar.set_prefix(format!("{title:<TITLE$}"));
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        Step {
-            ui: self.clone(),
-            component: component.to_owned(),
-            what: what.to_owned(),
-            title,
-            bar,
-            started: Instant::now(),
-            expected,
-            log: Mutex::new(None),
-            cost: Mutex::new(None),
-            bytes: Mutex::new(Bytes { total: None, told: None }),
-            closed: false,
-        }
-    }
-}
-
-fn spinner_style() -> ProgressStyle {
-    // Both templates are constants; were one ever broken, indicatif's own default is good enough.
-    ProgressStyle::with_template("  {spinner} {prefix} {elapsed:>5}  {wide_msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_spinner())
-}
-
-fn bytes_style() -> ProgressStyle {
-    ProgressStyle::with_template("  {spinner} {prefix} {elapsed:>5}  {bytes}/{total_bytes} {bytes_per_sec} {wide_msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-/// How far a download is, and when that was told last.
-struct Bytes {
-    total: Option<u64>,
-    told: Option<Instant>,
-}
-
-/// One running step. Dropped without being closed it counts as failed, but leaves no line: an error follows.
-pub struct Step {
-    ui: Ui,
-    component: String,
-    what: String,
-    title: String,
-    bar: Option<ProgressBar>,
-    started: Instant,
-    /// How long it took when it ran last.
-    expected: Option<Duration>,
-    log: Mutex<Option<StepLog>>,
-    /// None until a command has run.
-    cost: Mutex<Option<Cost>>,
-    bytes: Mutex<Bytes>,
-    closed: bool,
-}
-
-/// A step's log, its only holder's for a while.
-pub struct LogGuard<'a>(MutexGuard<'a, Option<StepLog>>);
-
-impl LogGuard<'_> {
-    /// The log, if the run keeps any.
-    pub fn get(&mut self) -> Option<&mut StepLog> {
-        self.0.as_mut()
-    }
-}
-
-impl Step {
-    /// Says that a long step begins, where no spinner can show it.
-    pub fn announce(&self) {
-        if self.bar.is_none() {
-            self.ui.show(&format!("  … {}", self.title));
-        }
-    }
-
-    /// Shows the step's latest line of output.
-    pub fn message(&self, text: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(printable(text));
-        }
-    }
-
-    /// Marks the begin of a command in the step's log, which is begun with the first one.
-    ///
-    /// # Errors
-    /// When the log cannot be made, or the run keeps none.
-    pub fn command(&self, echo: &str) -> anyhow::Result<()> {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.is_none() {
-            let logs = self.ui.0.logs.get().ok_or_else(|| anyhow::anyhow!("cannot log {echo}: this run keeps no logs"))?;
-            *log = Some(logs.step(&self.component, &self.what)?);
-        }
-        if let Some(log) = log.as_mut() {
-            log.command(echo);
-        }
-        Ok(())
-    }
-
-    /// Takes a line of a tool's output: logs it, shows it as the latest, and prints it when the run is verbose.
-    pub fn output(&self, line: &str) {
-        if let Some(log) = self.log.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            log.line(line);
-        }
-        if self.ui.0.verbosity == Verbosity::Verbose {
-            let line = printable(line);
-            events::emit(&Event::Output { component: &self.component, step: &self.what, line: &line });
-            self.ui.show(&format!("    {} | {line}", self.title));
-        }
-        self.message(line);
-    }
-
-    /// The step's log.
-    pub fn log(&self) -> LogGuard<'_> {
-        LogGuard(self.log.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Watches the memory of a command, given its first process.
-    pub fn meter(&self, root: u32) -> Option<Metered> {
-        self.ui.0.meter.get().map(|meter| meter.enter(root))
-    }
-
-    /// Adds what a command of the step has cost.
-    pub fn spend(&self, cost: Cost) {
-        let mut spent = self.cost.lock().unwrap_or_else(PoisonError::into_inner);
-        *spent = Some(spent.unwrap_or_default().then(cost));
-    }
-
-    /// What its commands have cost so far.
-    pub fn cost(&self) -> Cost {
-        self.cost.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_default()
-    }
-
-    /// Turns the step's line into a counter of `total` bytes; unknown totals are left out.
-    pub fn length(&self, total: Option<u64>) {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).total = total;
-        if let (Some(bar), Some(total)) = (&self.bar, total) {
-            bar.set_style(bytes_style());
-            bar.set_length(total);
-        }
-    }
-
-    /// Sets how many bytes have arrived.
-    pub fn position(&self, bytes: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(bytes);
-        }
-        let mut known = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        if events::wanted() && known.told.is_none_or(|told| told.elapsed() >= PROGRESS_EVERY) {
-            known.told = Some(Instant::now());
-            let total = known.total;
-            events::emit(&Event::StepProgress { component: &self.component, step: &self.what, bytes, total });
-        }
-    }
-
-    /// The time since the step began.
-    pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// Ends the step as `outcome` is; `note` is what stands behind its time when that is good.
-    ///
-    /// # Errors
-    /// Exactly where `outcome` is one.
-    pub fn close<T>(self, outcome: anyhow::Result<T>, note: impl FnOnce(&T) -> String) -> anyhow::Result<T> {
-        match &outcome {
-            Ok(value) => self.done(&note(value)),
-            Err(error) => {
-                events::failure(Some((&self.component, &self.what)), error);
-                self.fail("");
-            }
-        }
-        outcome
-    }
-
-    /// Ends the step well; `note` stands behind its time.
-    pub fn done(mut self, note: &str) {
-        self.finish(StepResult::Built, note);
-        self.show("✓", note);
-    }
-
-    /// Ends the step badly; `note` stands behind its time. Shown even when the run is quiet.
-    pub fn fail(mut self, note: &str) {
-        self.finish(StepResult::Failed, note);
-        self.show("✗", note);
-    }
-
-    fn show(&self, mark: &str, note: &str) {
-        let line = format!("  {mark} {:<width$} {:>8}  {note}", self.title, seconds(self.elapsed()), width = TITLE);
-        let line = line.trim_end();
-        if mark == "✗" { self.ui.force_line(line) } else { self.ui.show(line) }
-    }
-
-    fn finish(&mut self, result: StepResult, note: &str) {
-        self.closed = true;
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-        let begin = self.started.saturating_duration_since(self.ui.0.started);
-        let span = if result == StepResult::Cached {
-            let before = self.expected.map(|wall| Cost { wall, ..Cost::default() });
-            Span::cached(&self.component, &self.what, begin, before)
-        } else {
-            let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
-            Span::new(&self.component, &self.what, (begin, self.elapsed()), cost, result)
-        };
-        events::emit(&span.event(note));
-        self.ui.0.history.add(span);
-        self.ui.course().end(&self.component, &self.what);
-    }
-}
-
-impl Drop for Step {
-    fn drop(&mut self) {
-        if !self.closed {
-            self.finish(StepResult::Failed, "");
-        }
+        Step::begin(self, component, what)
     }
 }

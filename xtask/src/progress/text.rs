@@ -1,6 +1,21 @@
 //! Times, sizes and foreign lines as people read them.
 
+use console::{measure_text_width, truncate_str};
 use std::time::Duration;
+
+/// A step's title in no more than `room` columns: of two names the component's is cut first, as it can be guessed.
+pub fn title(component: &str, step: &str, room: usize) -> String {
+    let whole = format!("{component} {step}");
+    let whole = whole.trim_start();
+    if measure_text_width(whole) <= room {
+        return whole.to_owned();
+    }
+    let left = room.saturating_sub(measure_text_width(step) + 1);
+    if left < room / 3 {
+        return truncate_str(whole, room, "…").into_owned();
+    }
+    format!("{} {step}", truncate_str(component, left, "…"))
+}
 
 /// A duration for people: `0.35 s`, `39.1 s`, `5 m 17 s`.
 pub fn seconds(time: Duration) -> String {
@@ -11,6 +26,26 @@ pub fn seconds(time: Duration) -> String {
         format!("{secs:.1} s")
     } else {
         format!("{} m {:02} s", time.as_secs() / 60, time.as_secs() % 60)
+    }
+}
+
+/// A time on the clock: `0:07`, `5:17`, `1:02:03`.
+pub fn clock(time: Duration) -> String {
+    let secs = time.as_secs();
+    let (hours, minutes, secs) = (secs / 3600, secs / 60 % 60, secs % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{secs:02}") } else { format!("{minutes}:{secs:02}") }
+}
+
+/// A time that nobody knows exactly: `29 s`, `2 m 10 s`, `14 m`.
+pub fn about(time: Duration) -> String {
+    let secs = time.as_secs();
+    match secs {
+        0..60 => format!("{secs} s"),
+        60..600 => {
+            let secs = (secs + 5) / 10 * 10;
+            format!("{} m {:02} s", secs / 60, secs % 60)
+        }
+        _ => format!("{} m", (secs + 30) / 60),
     }
 }
 
@@ -62,11 +97,22 @@ mod tests {
     }
 
     #[test]
+    fn a_long_title_keeps_its_step_if_that_is_short() {
+        assert_eq!(title("thing", "compile", 34), "thing compile");
+        assert_eq!(title("", "total", 34), "total");
+        assert_eq!(title("a-component-with-a-very-long-name", "compile", 20), "a-component… compile");
+        assert_eq!(title("thing", "a step with a long name", 20), "thing a step with a…");
+        assert_eq!(title("日本語日本語日本語", "compile", 20), "日本語日本… compile");
+    }
+
+    #[test]
     fn sizes_and_times_are_for_people() {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(6_665_589), "6.7 MB");
         assert_eq!(bytes(999_990_000), "1.0 GB");
         assert_eq!(seconds(Duration::from_millis(350)), "0.35 s");
         assert_eq!(seconds(Duration::from_secs(317)), "5 m 17 s");
+        assert_eq!([7, 317, 3723].map(|secs| clock(Duration::from_secs(secs))), ["0:07", "5:17", "1:02:03"]);
+        assert_eq!([29, 135, 845].map(|secs| about(Duration::from_secs(secs))), ["29 s", "2 m 20 s", "14 m"]);
     }
 }
