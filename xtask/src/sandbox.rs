@@ -42,7 +42,7 @@ const COMPLAINTS: [&str; 14] = [
     "ENOTCACHED",
     "Temporary failure in name resolution",
     "module lookup disabled by GOPROXY=off",
-    "YN0081",
+    "YN0080",
 ];
 
 /// Whether a line of output is the complaint of a tool that wanted the network.

@@ -4,6 +4,8 @@
 //! the same for one step, without the prefix, from the last run in which the step ran. Earlier runs' `build.log` are kept as
 //! `build.log.1` (the last) to `build.log.5`.
 
+mod telling;
+
 use anyhow::Context as _;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -80,7 +82,8 @@ pub struct StepLog {
     own: File,
     path: PathBuf,
     tail: VecDeque<String>,
-    telling: Option<String>,
+    /// The line that tells most so far, with its rank.
+    telling: Option<(u8, String)>,
 }
 
 impl StepLog {
@@ -104,8 +107,9 @@ impl StepLog {
     /// Adds a line of output.
     pub fn line(&mut self, line: &str) {
         self.write(line);
-        if self.telling.is_none() && is_telling(line) {
-            self.telling = Some(line.to_owned());
+        let rank = telling::rank(line);
+        if rank > self.telling.as_ref().map_or(0, |(rank, _)| *rank) {
+            self.telling = Some((rank, line.to_owned()));
         }
         if self.tail.len() == TAIL {
             self.tail.pop_front();
@@ -118,9 +122,9 @@ impl StepLog {
         let _ = self.own.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// The first line of the last command that looks like an error.
+    /// The line of the last command that says what went wrong, if there is one.
     pub fn telling(&self) -> Option<&str> {
-        self.telling.as_deref()
+        self.telling.as_ref().map(|(_, line)| line.as_str())
     }
 
     /// The last lines of the last command.
@@ -129,56 +133,9 @@ impl StepLog {
     }
 }
 
-/// Whether a line of a tool's output is the kind that says what went wrong: compilers' `file:line:column: error`, Go's
-/// `file.go:12:3:`, linkers, configure, npm, yarn, webpack, make.
-pub fn is_telling(line: &str) -> bool {
-    const WORDS: [&str; 13] = [
-        ": error:",
-        ": fatal error:",
-        "configure: error:",
-        "error[E",
-        "error: ",
-        "Error: ",
-        "ERROR in ",
-        "npm error ",
-        "npm ERR! ",
-        "YN0001",
-        "undefined reference",
-        "cannot find package",
-        "panic: ",
-    ];
-    WORDS.iter().any(|word| line.contains(word)) || is_go_error(line)
-}
-
-/// `./main.go:12:3: undefined: x` or `path/x.go:7:2: cannot find …`.
-fn is_go_error(line: &str) -> bool {
-    line.split_once(".go:").is_some_and(|(_, rest)| {
-        let mut parts = rest.splitn(3, ':');
-        let number =
-            |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
-        number(parts.next()) && number(parts.next())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_lines_that_tell_are_told_from_the_rest() {
-        for line in [
-            "./main.go:12:3: undefined: x",
-            "src/daemon.c:7:1: error: unknown type name",
-            "configure: error: no acceptable C compiler found",
-            "npm error code ENOENT",
-            "ERROR in ./public/app/index.ts",
-        ] {
-            assert!(is_telling(line), "{line}");
-        }
-        for line in ["checking for error_t... yes", "go: downloading x v1.2.3", "compiled main.go: fine"] {
-            assert!(!is_telling(line), "{line}");
-        }
-    }
 
     #[test]
     fn a_steps_log_keeps_all_lines_and_the_first_telling_one() {
