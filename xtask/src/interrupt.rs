@@ -1,7 +1,9 @@
 //! Ctrl-C and SIGTERM: the first ends every running command's process group, a second one kills them.
 //!
-//! Commands run in groups of their own, so a terminal's Ctrl-C does not reach them by itself. Where no command runs, the
-//! program leaves at once: everything it writes is written beside and renamed, so there is nothing to tidy up first.
+//! Commands run in groups of their own, so a terminal's Ctrl-C does not reach them by itself. What does not end by itself
+//! within [`GRACE`] is killed without a second signal: who cancels a build in CI cannot send one. Where no command runs, the
+//! program leaves at once: everything it writes is written beside and renamed, so there is nothing to tidy up first but
+//! the terminal and the events.
 
 use crate::error::Kind;
 use crate::{events, progress};
@@ -15,6 +17,9 @@ use std::time::Duration;
 /// How long leaving may take.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// How long commands have to end after the first signal.
+const GRACE: Duration = Duration::from_secs(8);
+
 static RECEIVED: AtomicUsize = AtomicUsize::new(0);
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
@@ -27,18 +32,41 @@ pub fn listen() -> anyhow::Result<()> {
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for _ in signals.forever() {
             let before = RECEIVED.fetch_add(1, Ordering::SeqCst);
-            let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+            let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if groups.is_empty() {
                 tidy_up();
                 std::process::exit(Kind::Interrupted as i32);
             }
-            let signal = if before == 0 { Signal::TERM } else { Signal::KILL };
-            for group in groups.iter().copied().filter_map(Pid::from_raw) {
-                let _ = kill_process_group(group, signal);
+            groups.iter().for_each(|group| stop(*group, before + 1));
+            if before == 0 {
+                after_the_first(groups.len());
             }
         }
     })?;
     Ok(())
+}
+
+/// Ends a group as the `count`th signal wants it.
+fn stop(group: i32, count: usize) {
+    let Some(group) = Pid::from_raw(group) else { return };
+    if count > 1 {
+        let _ = kill_process_group(group, Signal::KILL);
+    } else {
+        let _ = kill_process_group(group, Signal::TERM);
+        // What was stopped takes nothing but KILL until it goes on.
+        let _ = kill_process_group(group, Signal::CONT);
+    }
+}
+
+/// Says what can be done, and does it when nobody else has after a while. In a thread, as standard error may not take it.
+fn after_the_first(count: usize) {
+    let _ = std::thread::Builder::new().name("grace".to_owned()).spawn(move || {
+        let what = if count == 1 { "a command".to_owned() } else { format!("{count} commands") };
+        progress::say(&format!("  interrupted: waiting for {what} to end, {} s at most; once more kills", GRACE.as_secs()));
+        std::thread::sleep(GRACE);
+        RECEIVED.fetch_add(1, Ordering::SeqCst);
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|group| stop(*group, 2));
+    });
 }
 
 /// Clears the terminal and ends the events, unless that takes long: a reader that has stopped reading, or a terminal that
@@ -76,10 +104,9 @@ impl Group {
         let id = i32::try_from(id).unwrap_or(i32::MAX);
         GROUPS.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         // A signal between the start of the command and this line has found no group to end.
-        if RECEIVED.load(Ordering::SeqCst) > 0
-            && let Some(group) = Pid::from_raw(id)
-        {
-            let _ = kill_process_group(group, Signal::TERM);
+        let received = RECEIVED.load(Ordering::SeqCst);
+        if received > 0 {
+            stop(id, received);
         }
         Self(id)
     }

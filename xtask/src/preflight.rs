@@ -4,13 +4,14 @@
 //! the command that installs it on this system; [`install`] runs those commands.
 
 use crate::dirs::Dirs;
-use crate::error::Kind;
+use crate::error::{Kind, write_stderr};
 use crate::host::{self, Host};
 use crate::progress;
 use crate::stack::recipe::{Action, Recipe};
 use crate::toolchain;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::os::fd::AsFd as _;
 
 /// The oldest go that obtains another by GOTOOLCHAIN.
 const OLDEST_GO: &str = "1.21";
@@ -196,13 +197,17 @@ pub fn commands(findings: &[Finding]) -> Vec<Vec<String>> {
 /// # Errors
 /// [`Kind::Preflight`] when one of them fails; the check that follows tells what is still missing.
 pub fn install(findings: &[Finding]) -> anyhow::Result<()> {
-    let shell = xshell::Shell::new()?;
-    let _quiet = shell.push_env("DEBIAN_FRONTEND", "noninteractive");
-    for command in commands(findings) {
-        let (program, args) = (&command[0], &command[1..]);
-        xshell::cmd!(shell, "{program} {args...}")
-            .run()
-            .map_err(|error| Kind::Preflight.error(format!("cannot install what is missing: {error}")))?;
+    let fail = |why: String| Kind::Preflight.error(format!("cannot install what is missing: {why}"));
+    for words in commands(findings) {
+        write_stderr(&format!("$ {}", words.join(" ")));
+        let mut command = std::process::Command::new(&words[0]);
+        command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive");
+        // Standard output is for what programs read.
+        command.stdout(std::io::stderr().as_fd().try_clone_to_owned()?);
+        let status = command.status().map_err(|error| fail(format!("{}: {error}", words[0])))?;
+        if !status.success() {
+            return Err(fail(format!("{} failed ({status})", words.join(" "))));
+        }
     }
     Ok(())
 }

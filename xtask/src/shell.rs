@@ -6,7 +6,7 @@
 
 use crate::error::Kind;
 use crate::interrupt;
-use crate::progress::Step;
+use crate::progress::{Step, printable};
 use crate::sandbox;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -205,12 +205,11 @@ pub struct CommandFailed {
 impl fmt::Display for CommandFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} failed ({})", self.program.display(), self.status)?;
-        // Among the last lines it is seen anyway.
-        if let Some(line) = self.first_error.as_ref().filter(|line| !self.tail.contains(line)) {
-            write!(f, "\n  first error: {line}")?;
+        if let Some(line) = self.first_error.as_ref().filter(|line| self.tail != [line.as_str()]) {
+            write!(f, "\n  first error: {}", printable(line))?;
         }
         for line in &self.tail {
-            write!(f, "\n  | {line}")?;
+            write!(f, "\n  | {}", printable(line))?;
         }
         if self.wanted_network {
             f.write_str(

@@ -5,9 +5,8 @@
 
 mod common;
 
-use common::{Place, Tmpfs, closed_port, serve, sha256, tar_gz};
+use common::{GOOD_MAKEFILE, Place, Tmpfs, closed_port, compiled, serve, sha256, tar_gz};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 
 fn good_archive() -> Vec<u8> {
     tar_gz(&[("thing-1.0/hello.txt", "hello\n"), ("thing-1.0/deep/er.txt", "x")])
@@ -165,23 +164,6 @@ fn a_patch_that_does_not_apply_stops_with_file_and_hunk() {
     place.write("stack/patches/thing/02-forgotten.patch", patch("hello"));
     place.xtask(&["package"]).bad(2, &["02-forgotten.patch", "not listed"]);
 }
-
-/// A stack whose one component is compiled by a `configure` and a make file of its own.
-fn compiled(makefile: &str) -> Place {
-    let place = Place::new();
-    place.write("stack/vendor.lock", "[[source]]\nname = \"thing\"\nversion = \"1\"\npath = \"thing\"\nlicense = \"MIT\"\n");
-    place.write(
-        "stack/recipes/thing.toml",
-        "summary = \"x\"\n[[step]]\nname = \"compile\"\n[step.autotools]\n[[install]]\nfrom = \"dest/opt/thing\"\nto = \"bin/thing\"\n",
-    );
-    let configure = place.write("stack/thing/configure", "#!/bin/sh\necho configuring in \"$PWD\"\n");
-    fs::set_permissions(configure, fs::Permissions::from_mode(0o755)).unwrap();
-    place.write("stack/thing/Makefile", makefile);
-    place
-}
-
-const GOOD_MAKEFILE: &str =
-    "all:\n\techo made > thing\ninstall:\n\tmkdir -p \"$(DESTDIR)/opt\"\n\tinstall -m 755 thing \"$(DESTDIR)/opt/thing\"\n";
 
 #[test]
 fn a_failing_compile_shows_the_first_error_the_command_and_the_log() {

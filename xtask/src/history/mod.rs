@@ -160,8 +160,8 @@ impl History {
             (a.result == StepResult::Cached).cmp(&(b.result == StepResult::Cached)).then(a.begin_s.total_cmp(&b.begin_s))
         });
         let at = format!("{:.0}", self.at);
-        // Colons are no letters for file names everywhere.
-        let name = format!("{}.json", at.replace(':', "-"));
+        // Two runs can begin in one second. Colons are no letters for file names everywhere.
+        let name = format!("{:.3}.json", self.at).replace(':', "-");
         let wall_s = self.began.elapsed().as_secs_f64();
         let run = Run { format: FORMAT, bundle: bundle.to_owned(), at, wall_s, good, steps, load };
         let folder = build.join("history");

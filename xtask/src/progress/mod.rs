@@ -14,7 +14,7 @@ mod text;
 
 pub use plain::annotate_run;
 pub use step::Step;
-pub use terminal::clear;
+pub use terminal::{clear, say};
 pub use text::{bytes, printable, seconds, title};
 
 use crate::error::write_stderr;

@@ -2,6 +2,7 @@
 
 use super::forecast::Course;
 use super::text::{about, clock, printable, title};
+use crate::error::write_stderr;
 use console::measure_text_width;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
@@ -81,6 +82,15 @@ impl Terminal {
         if let Some(total) = self.total.lock().unwrap_or_else(PoisonError::into_inner).take() {
             total.finish_and_clear();
         }
+    }
+}
+
+/// Prints a line above what is drawn, for those who know no view.
+pub fn say(line: &str) {
+    let bars = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match bars {
+        Some(bars) => drop(bars.println(line)),
+        None => write_stderr(line),
     }
 }
 

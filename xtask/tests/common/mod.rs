@@ -72,6 +72,10 @@ impl Place {
         for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "SOURCE_DATE_EPOCH"] {
             command.env_remove(name);
         }
+        // What is said must not depend on who runs the tests.
+        for name in ["GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "TF_BUILD"] {
+            command.env_remove(name);
+        }
         command
     }
 
@@ -85,6 +89,24 @@ impl Place {
         self.path("dist").join(format!("dkumonitor-stack-{}.tar.gz", env!("CARGO_PKG_VERSION")))
     }
 }
+
+/// A stack whose one component is compiled by a `configure` and a make file of its own.
+pub fn compiled(makefile: &str) -> Place {
+    let place = Place::new();
+    place.write("stack/vendor.lock", "[[source]]\nname = \"thing\"\nversion = \"1\"\npath = \"thing\"\nlicense = \"MIT\"\n");
+    place.write(
+        "stack/recipes/thing.toml",
+        "summary = \"x\"\n[[step]]\nname = \"compile\"\n[step.autotools]\n[[install]]\nfrom = \"dest/opt/thing\"\nto = \"bin/thing\"\n",
+    );
+    let configure = place.write("stack/thing/configure", "#!/bin/sh\necho configuring in \"$PWD\"\n");
+    fs::set_permissions(configure, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    place.write("stack/thing/Makefile", makefile);
+    place
+}
+
+/// A make file for [`compiled`] that does what the recipe wants.
+pub const GOOD_MAKEFILE: &str =
+    "all:\n\techo made > thing\ninstall:\n\tmkdir -p \"$(DESTDIR)/opt\"\n\tinstall -m 755 thing \"$(DESTDIR)/opt/thing\"\n";
 
 /// How a run ended and what it said.
 #[derive(Debug)]
