@@ -27,8 +27,8 @@ pub mod macos;
 pub use macos as platform;
 
 pub use platform::{
-    become_subreaper, boot_id, children, enlarge_pipe, group_members, move_bytes, peek, peer_uid, port_owner, start_time,
-    tagged, unread_bytes, watch,
+    become_subreaper, boot_id, children, enlarge_pipe, forget_code, group_members, move_bytes, peek, peer_uid, port_owner,
+    start_time, tagged, unread_bytes, watch,
 };
 
 /// A process of ours, as far as the system tells.

@@ -72,6 +72,8 @@ pub struct Supervisor {
     store_at: Instant,
     tidying: Tidying,
     keeper: logs::keeper::Keeper,
+    /// Whether code was used since the last rest that is seldom needed.
+    rested: bool,
     /// For spreading pauses; no more random than that needs.
     seed: u64,
     buffer: Vec<u8>,
@@ -178,6 +180,7 @@ impl Supervisor {
             store_at: Instant::now(),
             tidying: Tidying::default(),
             keeper: logs::keeper::Keeper::default(),
+            rested: false,
             buffer: vec![0; 64 * 1024],
         })
     }
@@ -202,6 +205,11 @@ impl Supervisor {
                 return Ok(());
             }
             self.clients.retain(|(client, _)| !client.is_over(now));
+            // Nothing is due: this may be a rest of days.
+            if !self.rested && self.clients.is_empty() && self.deadline().is_none() {
+                self.rested = true;
+                os::forget_code();
+            }
             for (source, flags) in self.wait()? {
                 self.take_in(source, flags);
             }
@@ -262,6 +270,7 @@ impl Supervisor {
         match source {
             Source::Signals => self.take_signals(now),
             Source::Listener => {
+                self.rested = false;
                 let new = server::accept(&self.listener, self.clients.len(), now);
                 self.clients.extend(new.into_iter().map(|client| (client, None)));
             }

@@ -164,6 +164,7 @@ pub fn run(root: &OsStr) -> Result<()> {
     let Some(lock) = child::lock(&home.run().join(LOCK))? else { return Ok(()) };
     lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id()))?;
     loop {
+        os::forget_code();
         let mut fds = [
             PollFd::new(os::borrow(signals.as_raw_fd()), PollFlags::POLLIN),
             PollFd::new(os::borrow(io::stdin().as_raw_fd()), PollFlags::POLLIN),
