@@ -30,6 +30,7 @@ fn helper_entry() {
     match kind.as_str() {
         "listen" => listen(),
         "count" => count(),
+        "count-on" => count_on(),
         "read-late" => read_late(),
         other => panic!("no helper {other}"),
     }
@@ -50,6 +51,28 @@ fn listen() {
 fn count() {
     for number in 0_u64.. {
         println!("number {number}");
+    }
+}
+
+/// Prints numbers, some thousand a second, and goes on where an earlier one was killed: each number is in a file before it is printed,
+/// so that of one number at most it is unknown whether it was printed. That one is passed over, and said.
+fn count_on() {
+    use std::os::unix::fs::FileExt;
+    let path = std::env::var("HELPER_FILE").unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap();
+    let mut known = [0; 8];
+    let mut number = 0;
+    if file.read_exact_at(&mut known, 0).is_ok() {
+        number = u64::from_le_bytes(known) + 1;
+        println!("passing over {}", number - 1);
+    }
+    loop {
+        for _ in 0..20 {
+            file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+            println!("number {number}");
+            number += 1;
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -77,6 +100,18 @@ pub fn listener(name: &str, port: &str, after: &[&str]) -> Value {
         "ready-timeout-s": 15,
         "ports": [{"name": port, "port": format!("{{{{ ports.{port} }}}}")}],
         "probes": [{"http": format!("http://{{{{ reach.{port} }}}}/ready")}],
+    })
+}
+
+/// A service that prints numbers all its lives long, each once.
+pub fn counter(name: &str, log: &Value) -> Value {
+    json!({
+        "name": name,
+        "types": ["backend"],
+        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture"],
+        "environment": {"HELPER": "count-on", "HELPER_FILE": format!("{{{{ data }}}}/{name}.count")},
+        "stop-timeout-s": 5,
+        "log": log,
     })
 }
 
@@ -208,16 +243,33 @@ impl Bench {
     /// Every living process with this data folder's tag, by reading /proc; the supervisor has none.
     #[cfg(target_os = "linux")]
     pub fn processes(&self) -> Vec<i32> {
-        let tag = format!("DKM_DATA={}", self.data().display());
+        self.processes_of(None)
+    }
+
+    /// Those of one service (none: of all).
+    #[cfg(target_os = "linux")]
+    pub fn processes_of(&self, service: Option<&str>) -> Vec<i32> {
+        let mut tags = vec![format!("DKM_DATA={}", self.data().display())];
+        tags.extend(service.map(|service| format!("DKM_SERVICE={service}")));
         let mut out = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environment.split(|&byte| byte == 0).any(|entry| entry == tag.as_bytes()) && alive(pid) {
+            let has = |tag: &String| environment.split(|&byte| byte == 0).any(|entry| entry == tag.as_bytes());
+            if tags.iter().all(has) && alive(pid) {
                 out.push(pid);
             }
         }
         out
+    }
+
+    /// The launcher's own processes of one kind, `@keep` or `@compress`.
+    #[cfg(target_os = "linux")]
+    pub fn helpers(&self, word: &str) -> Vec<i32> {
+        let wanted = format!("dkm\0{word}\0{}\0", self.data().display());
+        let all = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_one = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted);
+        all.filter(is_one).filter(|&pid| alive(pid)).collect()
     }
 }
 
@@ -226,9 +278,17 @@ impl Drop for Bench {
         if !self.data().join("bin/dkm").exists() {
             return;
         }
-        let _ = self.dkm(&["shutdown"]);
+        // A supervisor that a failed test has left in a bad way may not answer.
+        if let Ok(mut shutdown) = self.command(&["shutdown"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
+            let end = Instant::now() + PATIENCE;
+            while matches!(shutdown.try_wait(), Ok(None)) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let _ = shutdown.kill();
+            let _ = shutdown.wait();
+        }
         #[cfg(target_os = "linux")]
-        for pid in self.processes() {
+        for pid in [self.supervisors(), self.helpers("@keep"), self.processes()].concat() {
             send(pid, Signal::SIGKILL);
         }
     }
@@ -273,6 +333,31 @@ fn four_ports() -> u16 {
             given.push(first);
             return first;
         }
+    }
+}
+
+/// A number from the environment, so that CI runs a short form of what is run by hand in full.
+pub fn wanted(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+/// Numbers that look random and are the same for the same seed, which is printed: xorshift64*.
+pub struct Random(u64);
+
+impl Random {
+    /// Begins with DKM_FAULT_SEED, or a seed of its own.
+    pub fn new(what: &str) -> Self {
+        let seed = wanted("DKM_FAULT_SEED", u64::from(std::process::id()) << 20 | 0xfa17);
+        println!("{what}: DKM_FAULT_SEED={seed}");
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % end
     }
 }
 

@@ -252,3 +252,51 @@ fn a_long_path_is_no_obstacle_for_the_socket() {
     let stopped = run("shutdown");
     assert!(started.status.success() && stopped.status.success(), "{}{}", text(&started), text(&stopped));
 }
+
+#[test]
+fn what_a_short_lived_service_says_is_there_each_time() {
+    let mut services = Bench::two();
+    services.push(shell("brief", "echo born; echo died >&2; exit 3"));
+    let bench = Bench::installed(&services);
+    bench.dkm(&["start", "brief"]);
+    until("three tries", || bench.status("brief")["restarts"].as_u64() >= Some(3));
+    bench.good(&["stop", "brief"]);
+    let log = bench.log("brief");
+    assert!(log.lines().count() >= 8, "{log}");
+    assert!(log.lines().collect::<Vec<_>>().chunks(2).all(|two| two == ["born", "died"]), "{log}");
+}
+
+#[test]
+fn a_service_may_close_its_output() {
+    let mut services = Bench::two();
+    services.push(shell("silent", "echo last; exec >&- 2>&-; while :; do sleep 1000; done"));
+    let bench = Bench::installed(&services);
+    bench.good(&["start", "silent"]);
+    until("its last line", || bench.log("silent") == "last\n");
+    assert_eq!(bench.state("silent"), "running");
+    let pid = bench.pid("silent");
+    send(pid, Signal::SIGKILL);
+    until("a new one", || bench.state("silent") == "running" && bench.pid("silent") != pid);
+    bench.good(&["stop", "silent"]);
+}
+
+/// One service that prints as fast as it can does not keep the others, or a client, waiting.
+#[test]
+fn a_flood_drowns_nobody() {
+    let mut services = Bench::two();
+    services.push(shell("flood", "exec yes 'a line of a flood that does not end'"));
+    services[2]["log"] = json!({"max-bytes": 1_000_000, "keep": 2});
+    services.push(shell("calm", "while read -r x < go; do echo \"$x\"; done"));
+    let bench = Bench::installed(&services);
+    nix::unistd::mkfifo(&bench.data().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    bench.good(&["start"]);
+    for number in 0..20 {
+        fs::write(bench.data().join("go"), format!("line {number}\n")).unwrap();
+        until("a calm line", || bench.log("calm").ends_with(&format!("line {number}\n")));
+        assert_eq!(bench.state("carbonapi"), "running");
+    }
+    bench.good(&["stop", "flood"]);
+    let sum: u64 =
+        fs::read_dir(bench.data().join("run/log")).unwrap().flatten().map(|entry| entry.metadata().unwrap().len()).sum();
+    assert!(sum < 5_000_000, "{sum} bytes");
+}

@@ -60,7 +60,7 @@ pub fn lines(bench: &Bench, service: &str) -> Vec<String> {
 }
 
 /// A line without the stamp it has to have.
-fn unstamped(line: &str) -> &str {
+pub fn unstamped(line: &str) -> &str {
     let (stamp, rest) = line.split_at_checked(25).unwrap_or_else(|| panic!("no stamp: {line}"));
     let form: String = stamp.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert_eq!(form, "0000-00-00T00:00:00.000Z ", "{line}");
@@ -93,7 +93,7 @@ fn no_line_is_lost_whoever_is_killed() {
             until("rotations", || rotated() > before + 2);
             let supervisor = bench.pid("");
             send(supervisor, Signal::SIGKILL);
-            for compressor in compressors(&bench) {
+            for compressor in bench.helpers("@compress") {
                 send(compressor, Signal::SIGKILL);
             }
             until("the supervisor to be gone", || !alive(supervisor));
@@ -108,21 +108,6 @@ fn no_line_is_lost_whoever_is_killed() {
             assert!(text.ends_with('\n') && text.len() <= 600_000, "{}: {} bytes", old.display(), text.len());
         }
     }
-}
-
-/// The processes that compress the logs of a data folder.
-#[cfg(target_os = "linux")]
-fn compressors(bench: &Bench) -> Vec<i32> {
-    helpers(bench, "@compress")
-}
-
-/// The launcher's own processes of one kind.
-#[cfg(target_os = "linux")]
-fn helpers(bench: &Bench, word: &str) -> Vec<i32> {
-    let wanted = format!("dkm\0{word}\0{}\0", bench.data().display());
-    let all = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let is_one = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted);
-    all.filter(is_one).filter(|&pid| alive(pid)).collect()
 }
 
 #[test]
@@ -314,12 +299,6 @@ fn with_the_policy_block_a_full_disk_loses_nothing() {
     }
 }
 
-/// The keepers of a data folder's logs.
-#[cfg(target_os = "linux")]
-fn keepers(bench: &Bench) -> Vec<i32> {
-    helpers(bench, "@keep")
-}
-
 /// First the supervisor dies, then the service, and nobody has read what it wrote between: it is in the log all the same.
 #[cfg(target_os = "linux")]
 #[test]
@@ -330,8 +309,8 @@ fn nothing_is_lost_when_the_service_dies_after_the_supervisor() {
         let bench = Bench::installed(&services);
         let steps = || fs::read_to_string(bench.data().join("steps")).map_or(0, |all| all.lines().count());
         bench.good(&["start", "counter"]);
-        until("it to be ready, with a keeper", || steps() > 0 && keepers(&bench).len() == 1);
-        let (supervisor, service, keeper) = (bench.pid(""), bench.pid("counter"), keepers(&bench)[0]);
+        until("it to be ready, with a keeper", || steps() > 0 && bench.helpers("@keep").len() == 1);
+        let (supervisor, service, keeper) = (bench.pid(""), bench.pid("counter"), bench.helpers("@keep")[0]);
         let mut go = stepper(&bench);
         send(supervisor, Signal::SIGKILL);
         // More than the FIFO holds: without a supervisor the service goes on.
@@ -353,23 +332,23 @@ fn nothing_is_lost_when_the_service_dies_after_the_supervisor() {
 fn there_is_one_keeper_and_it_ends_with_the_supervisor() {
     let bench = Bench::installed(&Bench::two());
     bench.good(&["start", "go-carbon"]);
-    until("a keeper", || keepers(&bench).len() == 1);
-    let first = keepers(&bench)[0];
+    until("a keeper", || bench.helpers("@keep").len() == 1);
+    let first = bench.helpers("@keep")[0];
     // Killed, it is replaced.
     send(first, Signal::SIGKILL);
-    until("another keeper", || keepers(&bench).len() == 1 && keepers(&bench)[0] != first);
-    let second = keepers(&bench)[0];
+    until("another keeper", || bench.helpers("@keep").len() == 1 && bench.helpers("@keep")[0] != first);
+    let second = bench.helpers("@keep")[0];
     let supervisor = bench.pid("");
     send(supervisor, Signal::SIGKILL);
     until("the supervisor to be gone", || !alive(supervisor));
     bench.good(&["start"]);
-    until("a keeper of the new supervisor's", || keepers(&bench).len() == 1 && keepers(&bench)[0] != second);
+    until("a keeper of the new supervisor's", || bench.helpers("@keep").len() == 1 && bench.helpers("@keep")[0] != second);
     // One that hangs is not waited for.
-    let third = keepers(&bench)[0];
+    let third = bench.helpers("@keep")[0];
     send(third, Signal::SIGSTOP);
     send(bench.pid(""), Signal::SIGKILL);
     until("a start", || bench.dkm(&["start"]).status.success());
-    until("the hanging keeper to be replaced", || keepers(&bench).len() == 1 && keepers(&bench)[0] != third);
+    until("the hanging keeper to be replaced", || bench.helpers("@keep").len() == 1 && bench.helpers("@keep")[0] != third);
     bench.good(&["shutdown"]);
-    until("no keeper to be left", || keepers(&bench).is_empty());
+    until("no keeper to be left", || bench.helpers("@keep").is_empty());
 }

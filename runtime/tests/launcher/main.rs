@@ -5,8 +5,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+#[cfg(target_os = "linux")]
+mod chaos;
 mod control;
 mod faults;
+mod hostile;
 mod install;
 mod logs;
+#[cfg(target_os = "linux")]
+mod resources;
 mod update;

@@ -7,6 +7,7 @@
 //! **A full disk** holds nobody up: what cannot be written is counted, up to the end of the line that was torn, and a line says
 //! how much it was when there is space again. With the policy `block` nothing is taken that cannot be written.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -47,8 +48,8 @@ pub struct Log {
     /// After a rotation that was not possible: how large the file has to be before the next try.
     patience: u64,
     lost: Lost,
-    /// When the newest rotated file was, so that their names ascend even if the clock is set back.
-    newest: Option<u64>,
+    /// When the rotated files ended, ascending, once anybody has looked. Kept, since a folder may have thousands of files.
+    old: Option<VecDeque<u64>>,
     /// When the oldest rotated file expires, in milliseconds since 1970.
     pub(super) expiry: Option<u64>,
     rotations: u64,
@@ -78,7 +79,7 @@ impl Log {
             index: None,
             patience: 0,
             lost: Lost::default(),
-            newest: None,
+            old: None,
             expiry: None,
             rotations: 0,
         }
@@ -110,11 +111,11 @@ impl Log {
 
     /// Removes it with all that was rotated; the next line begins it anew.
     pub fn clear(&mut self) {
-        names::old(&self.path).iter().for_each(names::Old::remove);
+        names::old(&self.path).iter().for_each(|old| names::remove(&self.path, old.ended));
         let _ = fs::remove_file(&self.path);
         let _ = fs::remove_file(names::index_of(&self.path));
         self.close();
-        (self.size, self.at_line_start, self.lost, self.expiry) = (0, true, Lost::default(), None);
+        (self.size, self.at_line_start, self.lost, self.expiry, self.old) = (0, true, Lost::default(), None, None);
     }
 
     /// How often it was rotated since it was opened.
@@ -166,8 +167,7 @@ impl Log {
     }
 
     fn reopen(&mut self, now: u64) -> io::Result<()> {
-        // Not for appending: splice(2) refuses that. We are the only writer, and write where we know the end to be.
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        let file = open(&self.path)?;
         let meta = file.metadata()?;
         index::mend(&self.path, Some(meta.ino()));
         self.inode = meta.ino();
@@ -418,14 +418,20 @@ impl Log {
 
     /// Gives the file its final name and begins a new one; removes what is too much.
     pub(super) fn rotate(&mut self, now: u64) {
-        let newest = self.newest.or_else(|| names::old(&self.path).last().map(|old| old.ended));
+        // The names ascend even if the clock is set back.
+        let newest = self.old().back().copied();
         let ended = newest.map_or(now, |newest| now.max(newest + 1));
         let to = names::rotated(&self.path, ended);
-        if fs::rename(&self.path, &to).is_err() {
+        // The old file is let go only when there is a new one: with no descriptor left, or no space, it goes on growing.
+        let renamed = fs::rename(&self.path, &to).is_ok();
+        if !renamed || open(&self.path).is_err() {
+            if renamed {
+                let _ = fs::rename(&to, &self.path);
+            }
             self.patience = self.size.saturating_add(self.policy.max_bytes.max(MIN_PATIENCE));
             return;
         }
-        self.newest = Some(ended);
+        self.old().push_back(ended);
         let _ = fs::rename(names::index_of(&self.path), names::index_of(&to));
         self.rotations += 1;
         self.close();
@@ -433,33 +439,48 @@ impl Log {
         self.at_line_start = true;
         // What cannot be opened now is tried again with the next line.
         let _ = self.reopen(now);
-        self.expiry = prune(&self.path, &self.policy, now);
+        self.prune(now);
+    }
+
+    fn old(&mut self) -> &mut VecDeque<u64> {
+        self.old.get_or_insert_with(|| names::old(&self.path).into_iter().map(|old| old.ended).collect())
+    }
+
+    /// Removes rotated files until the policy is kept, oldest first.
+    pub(super) fn prune(&mut self, now: u64) {
+        let keep = usize::try_from(self.policy.keep).unwrap_or(usize::MAX);
+        let age = self.policy.keep_age_s.saturating_mul(1_000);
+        let mut too_many = self.old().len().saturating_sub(keep);
+        let expired = |ended: u64| age > 0 && ended.saturating_add(age) <= now;
+        while too_many > 0 || self.old().front().is_some_and(|&ended| expired(ended)) {
+            self.remove_oldest();
+            too_many = too_many.saturating_sub(1);
+        }
+        if self.policy.keep_bytes > 0 {
+            let path = self.path.clone();
+            let bytes: Vec<u64> = self.old().iter().map(|&ended| names::bytes(&path, ended)).collect();
+            let mut sum: u64 = bytes.iter().sum();
+            for bytes in bytes {
+                if sum <= self.policy.keep_bytes.saturating_sub(self.policy.max_bytes) {
+                    break;
+                }
+                self.remove_oldest();
+                sum -= bytes;
+            }
+        }
+        self.expiry = self.old().front().filter(|_| age > 0).map(|ended| ended.saturating_add(age));
+    }
+
+    fn remove_oldest(&mut self) {
+        if let Some(ended) = self.old().pop_front() {
+            names::remove(&self.path, ended);
+        }
     }
 }
 
-/// Removes rotated files of a log until its policy is kept, oldest first; when the oldest of the others expires.
-pub fn prune(log: &Path, policy: &LogPolicy, now: u64) -> Option<u64> {
-    let mut old = names::old(log);
-    let too_many = old.len().saturating_sub(usize::try_from(policy.keep).unwrap_or(usize::MAX));
-    old.drain(..too_many).for_each(|old| old.remove());
-    let age = policy.keep_age_s.saturating_mul(1_000);
-    if age > 0 {
-        let expired = old.iter().take_while(|old| old.ended.saturating_add(age) <= now).count();
-        old.drain(..expired).for_each(|old| old.remove());
-    }
-    if policy.keep_bytes > 0 {
-        let mut left = policy.keep_bytes.saturating_sub(policy.max_bytes);
-        let fits = old.iter().rev().take_while(|old| {
-            let bytes = old.bytes();
-            let fits = bytes <= left;
-            left = left.saturating_sub(bytes);
-            fits
-        });
-        let fits = fits.count();
-        let too_much = old.len() - fits;
-        old.drain(..too_much).for_each(|old| old.remove());
-    }
-    old.first().filter(|_| age > 0).map(|old| old.ended.saturating_add(age))
+/// Opens or makes a log. Not for appending: splice(2) refuses that. We are the only writer, and write where we know the end to be.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// Whether the byte before `end` ends a line; the start of a file begins one.

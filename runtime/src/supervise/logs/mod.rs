@@ -63,6 +63,9 @@ use spool::{Place, Spool};
 /// How much one service may be read in one round, so that a flood does not keep the others waiting.
 const ROUND: usize = 256 * 1024;
 
+/// How often one log may be rotated in one round: many small files take time too.
+const ROTATIONS: u32 = 8;
+
 /// What the kernel keeps of a service's output while nobody reads it, where it lets us choose.
 const PIPE_SIZE: i32 = 256 * 1024;
 
@@ -166,7 +169,7 @@ impl Output {
         }
         let now = stamp::now();
         if self.log.expiry.is_some_and(|at| at <= now) {
-            self.log.expiry = file::prune(self.log.path(), self.log.policy(), now);
+            self.log.prune(now);
         }
     }
 
@@ -215,7 +218,12 @@ impl Output {
         } else {
             self.carry_directly(buffer, now);
         }
-        self.retry_at = (self.blocked || self.log.has_lost()).then(|| Instant::now() + RETRY);
+        self.retry_at = if self.blocked || self.log.has_lost() {
+            Some(Instant::now() + RETRY)
+        } else {
+            // What is in the spool wakes nobody.
+            self.spool.as_ref().is_some_and(|spool| !spool.is_done()).then(Instant::now)
+        };
     }
 
     fn blocks(&self) -> bool {
@@ -224,6 +232,7 @@ impl Output {
 
     fn carry_directly(&mut self, buffer: &mut [u8], now: u64) {
         let mut left = os::waiting_bytes(&self.fifo).min(ROUND);
+        let mut rotations = 0;
         while left > 0 {
             if self.log.has_lost() {
                 // What was lost is said first, and only between two lines.
@@ -244,6 +253,10 @@ impl Output {
                     left = left.saturating_sub(moved);
                     if rotate && moved == count {
                         self.log.rotate(now);
+                        rotations += 1;
+                        if rotations == ROTATIONS {
+                            return;
+                        }
                     } else if moved == 0 {
                         return;
                     }
@@ -326,7 +339,7 @@ impl Output {
 
     fn carry_stamped(&mut self, buffer: &mut [u8], now: u64) {
         let mut left = os::waiting_bytes(&self.fifo).min(ROUND);
-        if !self.work_off(buffer, now) {
+        if !self.work_off(buffer, ROTATIONS, now) {
             return;
         }
         while left > 0 {
@@ -344,7 +357,7 @@ impl Output {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => return self.fall_back(&error, buffer, now),
             }
-            if !self.work_off(buffer, now) {
+            if !self.work_off(buffer, ROTATIONS, now) {
                 return;
             }
         }
@@ -355,8 +368,8 @@ impl Output {
         Ok(Place { inode, size })
     }
 
-    /// Brings what is in the spool into the log; whether all of it is done with.
-    fn work_off(&mut self, buffer: &mut [u8], now: u64) -> bool {
+    /// Brings what is in the spool into the log, with no more than so many rotations; whether all of it is done with.
+    fn work_off(&mut self, buffer: &mut [u8], mut rotations: u32, now: u64) -> bool {
         let Some(mut spool) = self.spool.take() else { return true };
         let mut scratch = Vec::with_capacity(buffer.len() + SCRATCH);
         let mut going = true;
@@ -380,7 +393,8 @@ impl Output {
                 self.log.rotate(now);
                 // Before anything is in the new file, so that nothing of it is taken back.
                 let place = self.place(now).unwrap_or_default();
-                going &= spool.advance(0, place).is_ok();
+                rotations -= 1;
+                going &= spool.advance(0, place).is_ok() && rotations > 0;
             }
         }
         let done = spool.is_done();
@@ -392,7 +406,7 @@ impl Output {
     fn recover(&mut self) {
         let now = stamp::now();
         if self.log.policy().keep_age_s > 0 {
-            self.log.expiry = file::prune(self.log.path(), self.log.policy(), now);
+            self.log.prune(now);
         }
         let Ok(Some((spool, place))) = Spool::open(&self.spool_path) else { return };
         let _ = self.log.take_back(place.inode, place.size, now);
@@ -403,7 +417,7 @@ impl Output {
     /// Works the spool off and removes it, so that something else may write to the log.
     fn finish_spool(&mut self) {
         if self.spool.is_some()
-            && self.work_off(&mut vec![0; SCRATCH], stamp::now())
+            && self.work_off(&mut vec![0; SCRATCH], u32::MAX, stamp::now())
             && let Some(spool) = self.spool.take()
         {
             spool.remove();

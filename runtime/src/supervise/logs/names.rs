@@ -30,20 +30,19 @@ pub struct Old {
     pub compressed: bool,
 }
 
-impl Old {
-    /// How many bytes it takes, its index included.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        let size = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
-        size(&self.path) + size(&index_of(&self.path))
-    }
+/// How many bytes the file takes that was rotated then, compressed or not, with its index.
+#[must_use]
+pub fn bytes(log: &Path, ended: u64) -> u64 {
+    let plain = rotated(log, ended);
+    let size = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
+    size(&plain) + size(&added(&plain, COMPRESSED)) + size(&index_of(&plain))
+}
 
-    /// Removes it, its index and whatever a compressor left of it.
-    pub fn remove(&self) {
-        let plain = plain(&self.path);
-        for path in [&plain, &added(&plain, COMPRESSED), &added(&plain, ".gz~"), &added(&plain, ".idx")] {
-            let _ = fs::remove_file(path);
-        }
+/// Removes the file that was rotated then, its index and whatever a compressor left of it.
+pub fn remove(log: &Path, ended: u64) {
+    let plain = rotated(log, ended);
+    for path in [&plain, &added(&plain, COMPRESSED), &added(&plain, ".gz~"), &added(&plain, ".idx")] {
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -119,8 +118,8 @@ mod tests {
         let found = old(&log);
         let paths: Vec<_> = found.iter().map(|old| old.path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(paths, [&format!("{first}.gz"), &second]);
-        assert_eq!(found[0].bytes(), 2);
-        found.iter().for_each(Old::remove);
+        assert_eq!(bytes(&log, 1_000), 3, "plain, compressed, index");
+        found.iter().for_each(|old| remove(&log, old.ended));
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 5);
     }
 }

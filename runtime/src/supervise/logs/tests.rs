@@ -77,7 +77,8 @@ fn rotation_out_of_a_pipe_loses_and_tears_nothing() {
                 output.carry(&mut [0; 4096]);
             }
         }
-        output.carry(&mut [0; 4096]);
+        // One round rotates only so often.
+        (0..20).for_each(|_| output.carry(&mut [0; 4096]));
         let files = bench.files();
         let all = if timestamps { unstamped(&files.concat()) } else { files.concat() };
         assert_eq!(all, text);
@@ -98,7 +99,7 @@ fn only_what_the_policy_keeps_is_kept() {
 
     log.set_policy(LogPolicy { keep_bytes: 1_000, ..policy(100) });
     lines(1_000).split_inclusive('\n').for_each(|line| log.write(line.as_bytes()));
-    let sum: u64 = names::old(&bench.log()).iter().map(names::Old::bytes).sum();
+    let sum: u64 = names::old(&bench.log()).iter().map(|old| names::bytes(&bench.log(), old.ended)).sum();
     assert!((500..=900).contains(&sum), "{sum} bytes");
 
     log.set_policy(LogPolicy { keep: 0, ..policy(100) });
