@@ -1,4 +1,4 @@
-//! Every command and every flag. The comments are the help.
+//! Every command and every flag. The comments are the help. Those of `dkm` are in [`dkm`].
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,116 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::service::InstallType;
 
-/// Starts, stops and watches the services of one monitor.
-///
-/// Called as DATA_DIR/bin/dkm it knows its data folder. A supervisor is started when a command needs one; it starts no service by
-/// itself, restarts what dies, and outlives the terminal.
-#[derive(Debug, Parser)]
-#[command(name = "dkm", version, disable_help_subcommand = true, subcommand_required = true, arg_required_else_help = true)]
-pub struct Dkm {
-    /// The data folder; otherwise DKM_HOME, otherwise the folder that this dkm lies in
-    #[arg(long, value_name = "DATA_DIR")]
-    pub home: Option<PathBuf>,
+pub mod dkm;
 
-    /// What to do
-    #[command(subcommand)]
-    pub verb: Verb,
-}
-
-/// The verbs of `dkm`.
-#[derive(Debug, Subcommand)]
-pub enum Verb {
-    /// Start services, and wait until they are ready
-    ///
-    /// In the order that they need, those that were running already being left alone. Ends with 1 when one is not ready in its
-    /// time or dies twice in a row, and shows its last lines; the supervisor goes on trying.
-    Start(Act),
-    /// Stop services, those that others feed on last, and wait until nothing is left of them
-    Stop(Act),
-    /// Stop services and start them again, and wait until they are ready
-    Restart(Act),
-    /// Stop every service, then the supervisor
-    Shutdown(Shutdown),
-    /// Show what runs
-    ///
-    /// Ends with 0 when every service asked for runs and is ready, 1 when one died and waits for its next try, 3 when one is
-    /// stopped, 4 when the name is unknown, and 150 when one is on its way up or down. Of several the first of 4, 1, 3, 150
-    /// counts. Starts no supervisor.
-    Status(Status),
-    /// Print process numbers
-    ///
-    /// Of the supervisor, of a service, or, with "all", of every service, one a line; 0 for what does not run, and then the end
-    /// is 3. Starts no supervisor.
-    Pid(Pid),
-    /// Show the last lines that services printed
-    Tail(Tail),
-    /// Run the supervisor itself, in the foreground
-    ///
-    /// The other commands start it by themselves when they need it.
-    Supervisor,
-    /// Check the definitions of the services, and let each service check its own configuration
-    Check(Names),
-}
-
-/// Which services.
-#[derive(Args, Debug)]
-pub struct Names {
-    /// The services; all when none is named
-    #[arg(value_name = "SERVICE")]
-    pub services: Vec<String>,
-}
-
-/// What the verbs that change something have in common.
-#[derive(Args, Debug)]
-pub struct Act {
-    /// Which services
-    #[command(flatten)]
-    pub names: Names,
-    /// Only ask for it, and do not wait for it to happen
-    #[arg(long)]
-    pub no_wait: bool,
-}
-
-/// `dkm shutdown`.
-#[derive(Args, Debug)]
-pub struct Shutdown {
-    /// Only ask for it, and do not wait for it to happen
-    #[arg(long)]
-    pub no_wait: bool,
-}
-
-/// `dkm status`.
-#[derive(Args, Debug)]
-pub struct Status {
-    /// Which services
-    #[command(flatten)]
-    pub names: Names,
-    /// Print an array of objects for programs
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `dkm pid`.
-#[derive(Args, Debug)]
-pub struct Pid {
-    /// A service, or "all"; the supervisor when nothing is named
-    #[arg(value_name = "SERVICE")]
-    pub service: Option<String>,
-}
-
-/// `dkm tail`.
-#[derive(Args, Debug)]
-pub struct Tail {
-    /// Which services
-    #[command(flatten)]
-    pub names: Names,
-    /// Go on showing lines as they come
-    #[arg(short, long)]
-    pub follow: bool,
-    /// How many lines
-    #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
-    pub lines: usize,
-}
+pub use dkm::Dkm;
 
 /// Makes a data folder: configuration, storage and the `dkm` that runs it.
 ///

@@ -16,6 +16,7 @@
 //!     dkm.sock              control socket, 0600 ([`control`](crate::control))
 //!     supervisor.lock       locked by the one living supervisor, holds its PID
 //!     supervisor.log        what the supervisor did
+//!     shell.history         what was typed into `dkm` as a shell
 //!     state.json            the last known state of every service ([`supervise::store`](crate::supervise::store))
 //!     NAME.lock             locked by the service's processes themselves, holds the first one's PID
 //!     keeper.lock           locked by the process that takes the logs over if the supervisor dies, holds its PID

@@ -65,14 +65,14 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             Ok(parsed) => admin::run(&parsed),
             Err(error) => return show(&error),
         },
-        _ => match cli::Dkm::try_parse_from(arguments) {
+        _ => match cli::Dkm::try_parse_from(cli::dkm::as_of_old(arguments)) {
             Ok(parsed) => commands::run(&parsed, &called_as),
             Err(error) => return show(&error),
         },
     };
     result.unwrap_or_else(|error| {
         eprintln!("{name}: {error:#}");
-        ExitCode::FAILURE
+        ExitCode::from(commands::exit::of(&error))
     })
 }
 

@@ -3,48 +3,68 @@
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use serde::Serialize;
 
-use super::{harmless, resolve};
-use crate::cli::Names;
+use super::exit;
+use super::names::Known;
+use super::text::{harmless, json};
+use crate::cli::dkm::Shown;
 use crate::home::Home;
+use crate::service::Service;
 use crate::supervise::{child, probe};
+
+/// What came of checking one service.
+#[derive(Debug, Serialize)]
+struct Finding {
+    name: String,
+    good: bool,
+    /// In words.
+    result: String,
+    /// What the service's own check printed, when it found fault.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    output: String,
+}
 
 /// Checks the definitions, then runs each service's own check.
 ///
 /// # Errors
 /// When a definition cannot be used or a name is unknown.
-pub fn run(home: &Home, options: &Names) -> Result<ExitCode> {
-    let (unknown, names) = resolve(home, &options.services)?;
-    if !unknown.is_empty() {
-        bail!("there is no service {}", unknown.join(", ").escape_debug());
-    }
-    let mut bad = false;
+pub fn run(home: &Home, options: &Shown) -> Result<ExitCode> {
+    let names = Known::defined(home)?.need(&options.names.services)?;
+    let mut findings = Vec::new();
     for service in home.services()?.iter().filter(|service| names.contains(&service.name)) {
-        if let Err(error) = probe::check(&service.probes) {
-            println!("{}: {error:#}", service.name);
-            bad = true;
-            continue;
+        let finding = check(home, service);
+        if !options.output.json {
+            println!("{}: {}", finding.name, harmless(finding.result.as_bytes()));
+            print!("{}", finding.output);
         }
-        let Some((program, arguments)) = service.check.split_first() else {
-            println!("{}: the definition is good; the service has no check of its own", service.name);
-            continue;
-        };
-        let folder = service.directory.as_ref().map_or(home.root(), Path::new);
-        let run =
-            Command::new(program).args(arguments).envs(&service.environment).current_dir(folder).stdin(Stdio::null()).output();
-        match run {
-            Ok(output) if output.status.success() => println!("{}: good", service.name),
-            Ok(output) => {
-                println!("{}: {} {}", service.name, service.check.join(" "), child::describe(output.status));
-                print!("{}{}", harmless(&output.stdout), harmless(&output.stderr));
-                bad = true;
-            }
-            Err(error) => {
-                println!("{}: cannot run {program}: {error}", service.name);
-                bad = true;
-            }
-        }
+        findings.push(finding);
     }
-    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if options.output.json {
+        println!("{}", json(&findings, true)?);
+    }
+    let good = findings.iter().all(|finding| finding.good);
+    Ok(ExitCode::from(if good { exit::GOOD } else { exit::FAILED }))
+}
+
+fn check(home: &Home, service: &Service) -> Finding {
+    let finding = |good, result: String, output| Finding { name: service.name.clone(), good, result, output };
+    if let Err(error) = probe::check(&service.probes) {
+        return finding(false, format!("{error:#}"), String::new());
+    }
+    let Some((program, arguments)) = service.check.split_first() else {
+        return finding(true, "the definition is good; the service has no check of its own".to_owned(), String::new());
+    };
+    let folder = service.directory.as_ref().map_or(home.root(), Path::new);
+    let run =
+        Command::new(program).args(arguments).envs(&service.environment).current_dir(folder).stdin(Stdio::null()).output();
+    match run {
+        Ok(output) if output.status.success() => finding(true, "good".to_owned(), String::new()),
+        Ok(output) => {
+            let printed = harmless(&output.stdout) + &harmless(&output.stderr);
+            finding(false, format!("{} {}", service.check.join(" "), child::describe(output.status)), printed)
+        }
+        Err(error) => finding(false, format!("cannot run {program}: {error}"), String::new()),
+    }
 }

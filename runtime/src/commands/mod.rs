@@ -2,124 +2,194 @@
 //!
 //! Those that change something talk to a supervisor, and start one if there is none. Those that only show something never do: they
 //! ask a living supervisor, or else look at what the last one left ([`look`]).
+//!
+//! What services wrote and what they are about is shown harmless ([`text`]); a reader that goes away is no error; Ctrl-C ends the
+//! waiting and not what is waited for ([`interrupt`]); the numbers that verbs end with are in [`exit`].
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use clap::CommandFactory;
 
-use crate::cli::{Act, Dkm, Verb};
+use crate::cli::dkm::{Act, ActNamed, Dkm, Names, Verb, Waiting};
 use crate::control::{self, Reply, Request, Status, SupervisorStatus, client};
-use crate::home::Home;
+use crate::home::{Home, VARIABLE};
+use crate::os;
 use crate::supervise;
 use crate::supervise::store::Stored;
 
-mod act;
-mod check;
-mod pid;
-mod restart;
-mod shutdown;
-mod start;
-mod status;
-mod stop;
-mod tail;
+pub mod act;
+pub mod avail;
+pub mod check;
+pub mod complete;
+pub mod events;
+pub mod exit;
+pub mod fg;
+pub mod follow;
+pub mod interrupt;
+pub mod logs;
+pub mod names;
+pub mod pid;
+pub mod reread;
+pub mod root;
+pub mod run;
+#[cfg(feature = "terminal")]
+pub mod shell;
+pub mod shutdown;
+pub mod signal;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod tail;
+pub mod text;
+#[cfg(feature = "terminal")]
+pub mod top;
+pub mod version;
+pub mod wait;
+pub mod when;
 
 /// Runs a verb. `called_as`: the name that the program was called by, which tells the data folder.
 ///
 /// # Errors
 /// Whatever the verb could not do, in words.
 pub fn run(arguments: &Dkm, called_as: &OsStr) -> Result<ExitCode> {
-    let home = Home::find(arguments.home.as_deref(), called_as)?;
+    // A supervisor writes to pipes of its services.
+    if !matches!(arguments.verb, Some(Verb::Supervisor)) {
+        os::terminal::end_with_the_reader();
+    }
     match &arguments.verb {
-        Verb::Start(options) => start::run(&home, options),
-        Verb::Stop(options) => stop::run(&home, options),
-        Verb::Restart(options) => restart::run(&home, options),
-        Verb::Shutdown(options) => shutdown::run(&home, options),
-        Verb::Status(options) => status::run(&home, options),
-        Verb::Pid(options) => pid::run(&home, options),
-        Verb::Tail(options) => tail::run(&home, options),
-        Verb::Check(options) => check::run(&home, options),
-        Verb::Supervisor => supervise::run(home).map(|()| ExitCode::SUCCESS),
+        Some(Verb::Completions { shell }) => return complete::script(*shell),
+        Some(Verb::Complete { words }) => return Ok(complete::answer(arguments, called_as, words)),
+        None if !cfg!(feature = "terminal") || !on_a_terminal() => {
+            eprint!("{}", Dkm::command().render_help());
+            return Ok(ExitCode::from(2));
+        }
+        _ => {}
+    }
+    let home = find(arguments, called_as)?;
+    if arguments.allow_root {
+        root::allow();
+    }
+    if let Some(verb) = &arguments.verb {
+        root::check(verb)?;
+    }
+    match &arguments.verb {
+        Some(verb) => act(&home, verb),
+        #[cfg(feature = "terminal")]
+        None => shell::run(&home),
+        #[cfg(not(feature = "terminal"))]
+        None => Ok(ExitCode::SUCCESS),
     }
 }
 
+/// Runs a verb for a data folder.
+fn act(home: &Home, verb: &Verb) -> Result<ExitCode> {
+    use control::Verb as Asked;
+    match verb {
+        Verb::Start(options) => start::run(home, Asked::Start, options),
+        Verb::Stop(options) => stop::run(home, options),
+        Verb::Restart(options) => start::run(home, Asked::Restart, options),
+        Verb::Reload(options) if options.names.services.is_empty() => reread::update(home, options),
+        Verb::Reload(options) => start::running(home, Asked::Reload, options),
+        Verb::Update(options) => reread::update(home, options),
+        Verb::Add(options) | Verb::Remove(options) => reread::update(home, &as_act(options)),
+        Verb::Reread(options) => reread::run(home, *options),
+        Verb::Signal(options) => signal::run(home, options),
+        Verb::Clear(options) => signal::clear(home, options),
+        Verb::Reopenlogs => signal::reopen(home),
+        Verb::Shutdown(options) => shutdown::run(home, options),
+        Verb::UpgradeSelf(options) => shutdown::upgrade(home, *options),
+        Verb::Status(options) => status::run(home, options),
+        Verb::Wait(options) => wait::run(home, options),
+        Verb::Pid(options) => pid::run(home, options),
+        Verb::Avail(options) => avail::run(home, options),
+        Verb::Version(options) => version::run(home, *options),
+        Verb::Events(options) => events::run(home, options),
+        Verb::Tail(options) => tail::run(home, options),
+        Verb::Maintail(options) => tail::main(home, options),
+        Verb::Logs(options) => logs::run(home, options),
+        Verb::Fg(options) => fg::run(home, options),
+        Verb::Run(options) => run::run(home, options),
+        #[cfg(feature = "terminal")]
+        Verb::Top(options) => top::run(home, options),
+        #[cfg(feature = "terminal")]
+        Verb::Shell => shell::run(home),
+        Verb::Check(options) => check::run(home, options),
+        Verb::Supervisor => supervise::run(home.clone()).map(|()| ExitCode::SUCCESS),
+        // Neither needs a data folder: `run` has answered them.
+        Verb::Completions { .. } | Verb::Complete { .. } => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The data folder that is meant.
+fn find(arguments: &Dkm, called_as: &OsStr) -> Result<Home> {
+    let Some(socket) = &arguments.socket else { return Home::find(arguments.home.as_deref(), called_as) };
+    let folder = std::path::absolute(socket).ok().and_then(|path| Some(path.parent()?.join("..")));
+    let root: PathBuf = folder.with_context(|| format!("cannot use the socket {}", socket.display()))?;
+    Home::open(&root).with_context(|| format!("the socket {} is not in the run of a data folder", socket.display()))
+}
+
+fn on_a_terminal() -> bool {
+    use std::io::{IsTerminal, stdin, stdout};
+    stdin().is_terminal() && stdout().is_terminal()
+}
+
+fn as_act(options: &ActNamed) -> Act {
+    Act { names: Names { services: options.services.clone() }, waiting: options.waiting, output: options.output }
+}
+
 /// The request for a verb that changes something.
-fn request(verb: control::Verb, options: &Act) -> Request {
-    Request { wait: !options.no_wait, ..Request::new(verb, &options.names.services) }
+fn request(verb: control::Verb, services: &[String], waiting: Waiting) -> Request {
+    Request { wait: !waiting.no_wait, ..Request::new(verb, services) }
 }
 
 /// What runs, as far as can be known without starting anything: the living supervisor's answer, or what the last one left, checked
 /// against what lives. The supervisor is none when none lives.
 ///
 /// # Errors
-/// When a living supervisor cannot be asked, or the services cannot be read.
-fn look(home: &Home) -> Result<(Option<SupervisorStatus>, Vec<Status>)> {
+/// When a living supervisor cannot be asked.
+fn look(home: &Home, usage: bool) -> Result<(Option<SupervisorStatus>, Vec<Status>)> {
     if let Some(stream) = client::connect(home)? {
-        let request = Request::new(control::Verb::Status, &[]);
-        let Reply::Done { supervisor, services, .. } = client::ask(stream, &request, |_| {})? else {
+        let request = Request { usage, ..Request::new(control::Verb::Status, &[]) };
+        let Reply::Done { supervisor, services, .. } = client::ask(home, stream, &request)? else {
             bail!("the supervisor gave an answer of another kind");
         };
         return Ok((Some(supervisor), services));
     }
     let stored = Stored::read(home);
-    let services = home.services()?.into_iter().map(|service| {
-        let name = service.name;
-        let known = stored.service(&name);
-        match supervise::adopt::living(home, &name, &stored) {
-            Some(pid) => Status {
-                state: "running".to_owned(),
-                pid: Some(pid),
-                wanted: true,
-                since: known.map_or(0, |known| known.since),
-                reason: Some("no supervisor: the next command that needs one adopts it".to_owned()),
-                name,
-                ..Status::default()
-            },
-            None => Status {
-                state: "stopped".to_owned(),
-                since: known.map_or(0, |known| known.since),
-                reason: known.filter(|known| known.pid.is_some()).map(|_| "ended while there was no supervisor".to_owned()),
-                name,
-                ..Status::default()
-            },
+    let services = names::Known::at_least(home);
+    let services = services.names().map(|name| {
+        let known = stored.service(name);
+        let since = known.map_or(0, |known| known.since);
+        let enabled = known.is_none_or(|known| known.enabled);
+        let living = supervise::adopt::living(home, name, &stored);
+        let (state, reason) = match living {
+            Some(_) => ("running", Some("no supervisor: the next command that needs one adopts it")),
+            None => ("stopped", known.filter(|known| known.pid.is_some()).map(|_| "ended while there was no supervisor")),
+        };
+        Status {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            pid: living,
+            wanted: living.is_some(),
+            since,
+            enabled,
+            reason: reason.map(str::to_owned),
+            ..Status::default()
         }
     });
     Ok((None, services.collect()))
 }
 
-/// The names among `asked` that no service has, aliases being known too; and the canonical names of the others, all when none was
-/// asked for.
-///
-/// # Errors
-/// When the services cannot be read.
-fn resolve(home: &Home, asked: &[String]) -> Result<(Vec<String>, Vec<String>)> {
-    let services = home.services().context("cannot tell which services there are")?;
-    if asked.is_empty() || asked.iter().any(|name| name == "all") {
-        return Ok((Vec::new(), services.into_iter().map(|service| service.name).collect()));
-    }
-    let unknown = asked.iter().filter(|name| !services.iter().any(|service| service.answers_to(name))).cloned().collect();
-    let known = services.into_iter().filter(|service| asked.iter().any(|name| service.answers_to(name)));
-    Ok((unknown, known.map(|service| service.name).collect()))
-}
-
-/// Text from a service or a file, made harmless for a terminal: control characters are shown, not obeyed.
-fn harmless(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn escape_sequences_are_shown_and_not_obeyed() {
-        assert_eq!(super::harmless(b"a\x1b[2Jb\t\xff\r\n"), "a\\u{1b}[2Jb\t\u{fffd}\\r\n");
-    }
+/// Why there is nothing to ask, for verbs that are about what a supervisor does.
+fn no_supervisor(home: &Home) -> anyhow::Error {
+    exit::ending(
+        exit::NOT_RUNNING,
+        format!(
+            "no supervisor runs for {}: `dkm start` starts one (another data folder is named by --home or {VARIABLE})",
+            home.root().display()
+        ),
+    )
 }

@@ -1,13 +1,15 @@
-//! `dkm shutdown`.
+//! `dkm shutdown` and `dkm upgrade-self`.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use super::{act, stop};
-use crate::cli::Shutdown;
-use crate::control::{Request, Verb, client};
+use super::names::Known;
+use super::text::json;
+use super::{act, look, no_supervisor, request, stop};
+use crate::cli::dkm::{Output, Shutdown};
+use crate::control::{Reply, Request, Verb, client};
 use crate::home::Home;
 use crate::supervise::child;
 
@@ -21,20 +23,50 @@ const LAST_TIME: Duration = Duration::from_secs(5);
 pub fn run(home: &Home, options: &Shutdown) -> Result<ExitCode> {
     let stream = match client::connect(home)? {
         Some(stream) => stream,
-        None if stop::anything_left(home)? => client::connect_or_start(home)?,
+        None if stop::anything_left(home, &Known::at_least(home)) => client::connect_or_start(home)?,
         None => {
-            println!("nothing runs");
+            println!("{}", if options.output.json { "[]" } else { "nothing runs" });
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let request = Request { wait: !options.no_wait, ..Request::new(Verb::Shutdown, &[]) };
-    let code = act::ask(home, stream, &request)?;
+    let request = request(Verb::Shutdown, &[], options.waiting);
+    let code = act::ask(home, stream, &request, &options.waiting, options.output)?;
     let end = Instant::now() + LAST_TIME;
-    while !options.no_wait && child::holder(&home.supervisor_lock()).is_some() {
+    while request.wait && child::holder(&home.supervisor_lock()).is_some() {
         if Instant::now() > end {
             bail!("the services have stopped, and the supervisor has not ended. Look at {}", home.supervisor_log().display());
         }
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(code)
+}
+
+/// Has this program take the supervisor's place, which keeps its process number and all services.
+///
+/// # Errors
+/// When no supervisor runs, it refuses, or none answers afterwards.
+pub fn upgrade(home: &Home, output: Output) -> Result<ExitCode> {
+    let stream = client::connect(home)?.ok_or_else(|| no_supervisor(home))?;
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let Some(program) = program.to_str().map(str::to_owned) else { bail!("the path {} is not UTF-8", program.display()) };
+    let request = Request { program: Some(program), ..Request::new(Verb::UpgradeSelf, &[]) };
+    let Reply::Done { supervisor: before, .. } = client::ask(home, stream, &request)? else {
+        bail!("the supervisor gave an answer of another kind");
+    };
+    let end = Instant::now() + LAST_TIME;
+    let now = loop {
+        match look(home, false) {
+            Ok((Some(supervisor), _)) => break supervisor,
+            _ if Instant::now() > end => {
+                bail!("the supervisor was told, and none answers now. Look at {}", home.supervisor_log().display())
+            }
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    if output.json {
+        println!("{}", json(&serde_json::json!({"before": before, "now": now}), true)?);
+    } else {
+        println!("supervisor {} is {} now, process {}; no service was touched", before.version, now.version, now.pid);
+    }
+    Ok(ExitCode::SUCCESS)
 }

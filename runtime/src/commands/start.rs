@@ -1,11 +1,11 @@
-//! `dkm start`.
+//! `dkm start`, `dkm restart`, and what else only asks for something and waits for it.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{act, request};
-use crate::cli::Act;
+use super::{act, no_supervisor, request};
+use crate::cli::dkm::Act;
 use crate::control::{Verb, client};
 use crate::home::Home;
 
@@ -13,7 +13,16 @@ use crate::home::Home;
 ///
 /// # Errors
 /// When there is no supervisor to be had, or it refuses.
-pub fn run(home: &Home, options: &Act) -> Result<ExitCode> {
+pub fn run(home: &Home, verb: Verb, options: &Act) -> Result<ExitCode> {
     let stream = client::connect_or_start(home)?;
-    act::ask(home, stream, &request(Verb::Start, options))
+    act::ask(home, stream, &request(verb, &options.names.services, options.waiting), &options.waiting, options.output)
+}
+
+/// Asks for what makes no sense without a supervisor that runs.
+///
+/// # Errors
+/// When none runs, or it refuses.
+pub fn running(home: &Home, verb: Verb, options: &Act) -> Result<ExitCode> {
+    let stream = client::connect(home)?.ok_or_else(|| no_supervisor(home))?;
+    act::ask(home, stream, &request(verb, &options.names.services, options.waiting), &options.waiting, options.output)
 }

@@ -5,56 +5,57 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{harmless, look, resolve};
-use crate::cli::Status as Options;
+use super::exit::{FAILED, GOOD, STOPPED, UNDERWAY, UNKNOWN};
+use super::look;
+use super::names::Known;
+use super::text::harmless_line;
+use crate::cli::dkm::Shown;
 use crate::clock::{now_unix, span};
 use crate::control::Status;
 use crate::home::Home;
-
-/// Everything asked for runs and is ready.
-const RUNNING: u8 = 0;
-/// One died and waits for its next try. (LSB: dead.)
-const DEAD: u8 = 1;
-/// One is stopped. (LSB: not running.)
-const STOPPED: u8 = 3;
-/// A name is unknown. (LSB: unknown.)
-const UNKNOWN: u8 = 4;
-/// One is on its way up or down. (LSB: 150 to 199 are for applications.)
-const UNDERWAY: u8 = 150;
 
 /// Shows what runs.
 ///
 /// # Errors
 /// When neither a supervisor nor the folder tells.
-pub fn run(home: &Home, options: &Options) -> Result<ExitCode> {
-    let (_, mut services) = look(home)?;
-    let mut unknown = Vec::new();
-    if !options.names.services.is_empty() {
-        let (nobody, names) = resolve(home, &options.names.services)?;
-        services.retain(|service| names.contains(&service.name));
-        unknown = nobody;
+pub fn run(home: &Home, options: &Shown) -> Result<ExitCode> {
+    let (_, mut services) = look(home, false)?;
+    let unknown = narrow(home, &options.names.services, &mut services);
+    show(&services, options.output.json)?;
+    Ok(ExitCode::from(if unknown { UNKNOWN } else { code(&services) }))
+}
+
+/// Keeps the services asked for, and tells of names that nobody answers to; whether there are any.
+pub fn narrow(home: &Home, asked: &[String], services: &mut Vec<Status>) -> bool {
+    if asked.is_empty() {
+        return false;
     }
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&services)?);
+    let found = Known::at_least(home).find(asked);
+    services.retain(|service| found.names.contains(&service.name));
+    found.unknown.iter().for_each(|name| eprintln!("dkm: there is no service {}", name.escape_debug()));
+    !found.unknown.is_empty()
+}
+
+/// Prints services as a table or as JSON.
+pub fn show(services: &[Status], json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(services)?);
     } else {
-        print!("{}", table(&services, now_unix()));
+        print!("{}", table(services, now_unix()));
     }
-    for name in &unknown {
-        eprintln!("dkm: there is no service {}", name.escape_debug());
-    }
-    Ok(ExitCode::from(if unknown.is_empty() { code(&services) } else { UNKNOWN }))
+    Ok(())
 }
 
 /// The end's number for these services.
-fn code(services: &[Status]) -> u8 {
+pub fn code(services: &[Status]) -> u8 {
     let of = |service: &Status| match service.state.as_str() {
-        "running" => RUNNING,
-        "backing-off" => DEAD,
+        "running" => GOOD,
+        "backing-off" => FAILED,
         "stopped" => STOPPED,
         _ => UNDERWAY,
     };
     let codes: Vec<u8> = services.iter().map(of).collect();
-    [DEAD, STOPPED, UNDERWAY].into_iter().find(|code| codes.contains(code)).unwrap_or(RUNNING)
+    [FAILED, STOPPED, UNDERWAY].into_iter().find(|code| codes.contains(code)).unwrap_or(GOOD)
 }
 
 fn table(services: &[Status], now: u64) -> String {
@@ -73,10 +74,11 @@ fn table(services: &[Status], now: u64) -> String {
     out
 }
 
-fn note(service: &Status) -> String {
+/// What is to be said of a service beside its state.
+pub fn note(service: &Status) -> String {
     let mut parts = Vec::new();
     if let Some(reason) = &service.reason {
-        parts.push(harmless(reason.as_bytes()).replace('\n', " "));
+        parts.push(harmless_line(reason.as_bytes()));
     }
     if let Some(millis) = service.next_try_ms {
         parts.push(format!("next try in {}", span(Duration::from_millis(millis))));

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::{act, request, resolve};
-use crate::cli::Act;
+use super::names::Known;
+use super::{act, request};
+use crate::cli::dkm::Act;
 use crate::control::{Verb, client};
 use crate::home::Home;
 use crate::supervise::child;
@@ -15,27 +16,20 @@ use crate::supervise::child;
 /// # Errors
 /// When a name is unknown, or the supervisor refuses.
 pub fn run(home: &Home, options: &Act) -> Result<ExitCode> {
+    let known = Known::at_least(home);
+    known.need(&options.names.services)?;
     let stream = match client::connect(home)? {
         Some(stream) => stream,
+        None if anything_left(home, &known) => client::connect_or_start(home)?,
         None => {
-            let (unknown, names) = resolve(home, &options.names.services)?;
-            if !unknown.is_empty() {
-                bail!("there is no service {}. There are: {}", unknown.join(", "), names.join(", "));
-            }
-            if !anything_left(home)? {
-                println!("nothing runs");
-                return Ok(ExitCode::SUCCESS);
-            }
-            client::connect_or_start(home)?
+            println!("{}", if options.output.json { "[]" } else { "nothing runs" });
+            return Ok(ExitCode::SUCCESS);
         }
     };
-    act::ask(home, stream, &request(Verb::Stop, options))
+    act::ask(home, stream, &request(Verb::Stop, &options.names.services, options.waiting), &options.waiting, options.output)
 }
 
 /// Whether processes of any service live although no supervisor does.
-///
-/// # Errors
-/// When the services cannot be read.
-pub fn anything_left(home: &Home) -> Result<bool> {
-    Ok(home.services()?.iter().any(|service| child::holder(&home.service_lock(&service.name)).is_some()))
+pub fn anything_left(home: &Home, known: &Known) -> bool {
+    known.names().any(|name| child::holder(&home.service_lock(name)).is_some())
 }

@@ -1,106 +1,89 @@
-//! `dkm tail`: from the log files, so that it works without a supervisor.
+//! `dkm tail` and `dkm maintail`: from the log files, so that they work without a supervisor.
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::{harmless, resolve};
-use crate::cli::Tail;
+use super::follow::{Followed, LOOK, print};
+use super::names::Known;
+use super::{exit, interrupt};
+use crate::cli::dkm::{Bytes, Maintail, Tail};
 use crate::home::Home;
 use crate::supervise::logs;
 
-/// How often a followed log is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+/// How much of each log, and how.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    follow: bool,
+    lines: usize,
+    bytes: Option<usize>,
+    shown: Bytes,
+}
 
-/// Shows the last lines, and goes on with `--follow`.
+/// `dkm tail`.
 ///
 /// # Errors
 /// When a name is unknown, or the output cannot be written.
 pub fn run(home: &Home, options: &Tail) -> Result<ExitCode> {
-    let (unknown, names) = resolve(home, &options.names.services)?;
-    if !unknown.is_empty() {
-        bail!("there is no service {}", unknown.join(", ").escape_debug());
+    let names = Known::at_least(home).need(&options.names.services)?;
+    let logs = names.into_iter().map(|name| (home.log(&name), name)).collect();
+    let Tail { follow, lines, bytes, shown, .. } = *options;
+    show(logs, How { follow, lines, bytes, shown })
+}
+
+/// `dkm maintail`.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn main(home: &Home, options: &Maintail) -> Result<ExitCode> {
+    let Maintail { follow, lines, bytes, shown } = *options;
+    show(vec![(home.supervisor_log(), "supervisor".to_owned())], How { follow, lines, bytes, shown })
+}
+
+/// Shows the last lines of logs, and goes on if it should.
+fn show(logs: Vec<(PathBuf, String)>, how: How) -> Result<ExitCode> {
+    let headers = logs.len() > 1;
+    if how.follow {
+        interrupt::prepare();
     }
-    let headers = names.len() > 1;
-    let mut followed: Vec<Followed> = names.iter().map(|name| Followed::new(name, home.log(name))).collect();
-    for log in &followed {
+    let mut followed: Vec<Followed> = Vec::new();
+    for (path, name) in logs {
         if headers {
-            println!("==> {} <==", log.name);
+            println!("==> {name} <==");
         }
-        show(&logs::last_lines(&log.path, options.lines))?;
+        let (mut last, end) = logs::last_lines_and_end(&path, how.bytes.map_or(how.lines, |count| count + 1));
+        if let Some(count) = how.bytes {
+            last.drain(..last.len().saturating_sub(count));
+        }
+        print(&last, how.shown.raw)?;
+        followed.push(Followed::from(&name, &path, end, Vec::new()));
     }
-    if !options.follow {
+    if !how.follow {
         return Ok(ExitCode::SUCCESS);
     }
+    let mut last = String::new();
     loop {
-        let mut last = "";
         for log in &mut followed {
-            let new = log.news();
-            if !new.is_empty() {
-                if headers && last != log.name {
-                    println!("==> {} <==", log.name);
-                    last = &log.name;
-                }
-                show(&new)?;
+            let mut news = Vec::new();
+            while log.news(&mut news) {
+                header(headers, &mut last, &log.name);
+                print(&std::mem::take(&mut news), how.shown.raw)?;
+            }
+            if !news.is_empty() {
+                header(headers, &mut last, &log.name);
+                print(&news, how.shown.raw)?;
             }
         }
-        std::thread::sleep(LOOK);
-    }
-}
-
-/// To a terminal harmless, to anything else as it is. A reader that went away is no error.
-fn show(bytes: &[u8]) -> Result<()> {
-    let mut out = io::stdout().lock();
-    let written = if out.is_terminal() { out.write_all(harmless(bytes).as_bytes()) } else { out.write_all(bytes) };
-    match written.and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => Ok(other?),
-    }
-}
-
-/// A log that is read on as it grows, over its rotations.
-struct Followed {
-    name: String,
-    path: PathBuf,
-    file: Option<(File, u64)>,
-}
-
-impl Followed {
-    fn new(name: &str, path: PathBuf) -> Self {
-        let file = open(&path).and_then(|(mut file, inode)| {
-            file.seek(SeekFrom::End(0)).ok()?;
-            Some((file, inode))
-        });
-        Self { name: name.to_owned(), path, file }
-    }
-
-    fn news(&mut self) -> Vec<u8> {
-        let mut out = Vec::new();
-        if let Some((file, _)) = &mut self.file {
-            let _ = file.read_to_end(&mut out);
+        if interrupt::sleep(LOOK) {
+            return Ok(ExitCode::from(exit::INTERRUPTED));
         }
-        let current = std::fs::metadata(&self.path).map(|meta| meta.ino()).ok();
-        if current.is_some() && current != self.file.as_ref().map(|(_, inode)| *inode) {
-            // What came between the reading above and the rotation is in the old file still.
-            if let Some((file, _)) = &mut self.file {
-                let _ = file.read_to_end(&mut out);
-            }
-            self.file = open(&self.path);
-            if let Some((file, _)) = &mut self.file {
-                let _ = file.read_to_end(&mut out);
-            }
-        }
-        out
     }
 }
 
-fn open(path: &PathBuf) -> Option<(File, u64)> {
-    let file = File::open(path).ok()?;
-    let inode = file.metadata().ok()?.ino();
-    Some((file, inode))
+fn header(wanted: bool, last: &mut String, name: &str) {
+    if wanted && last != name {
+        println!("==> {name} <==");
+        name.clone_into(last);
+    }
 }

@@ -1,7 +1,7 @@
 //! The commands' side of the control socket: find the supervisor, start it if need be, ask, listen.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use super::{Reply, Request, SOCKET};
+use crate::commands::interrupt::{self, Woken};
+use crate::commands::{exit, root};
 use crate::home::Home;
 use crate::os;
 use crate::supervise::{child, logs};
@@ -120,8 +122,11 @@ fn spawn(home: &Home) -> Result<std::process::Child> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
     let log = log.with_context(|| format!("cannot open {}", path.display()))?;
     let mut command = Command::new(program);
+    command.arg0_dkm();
+    if root::is_allowed() {
+        command.arg("--allow-root");
+    }
     command
-        .arg0_dkm()
         .arg("--home")
         .arg(home.root())
         .arg("supervisor")
@@ -144,23 +149,89 @@ impl Named for Command {
     }
 }
 
-/// Asks, hands every answer to `told` but the last, and gives the last.
-///
-/// # Errors
-/// When the supervisor refuses, or goes away before it has answered.
-pub fn ask(mut stream: UnixStream, request: &Request, mut told: impl FnMut(&Reply)) -> Result<Reply> {
-    let mut line = serde_json::to_vec(request).context("cannot write the request")?;
-    line.push(b'\n');
-    stream.write_all(&line).context("cannot ask the supervisor")?;
-    let reader = BufReader::new(stream);
-    for line in reader.lines() {
-        let line = line.context("cannot hear the supervisor")?;
-        let reply: Reply = serde_json::from_str(&line).with_context(|| format!("cannot understand the supervisor: {line}"))?;
-        match reply {
-            Reply::Error { message } => bail!("{message}"),
-            Reply::Done { .. } => return Ok(reply),
-            Reply::Progress { .. } | Reply::Event { .. } => told(&reply),
+/// How long a living supervisor may take to answer what it need not wait for.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// A question that is being answered.
+#[derive(Debug)]
+pub struct Conversation {
+    stream: UnixStream,
+    heard: Vec<u8>,
+}
+
+/// What came of listening.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, for a moment")]
+pub enum Heard {
+    /// An answer.
+    Reply(Reply),
+    /// Nothing, until the time was over.
+    Nothing,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl Conversation {
+    /// Asks.
+    ///
+    /// # Errors
+    /// When the supervisor cannot be asked.
+    pub fn begin(mut stream: UnixStream, request: &Request) -> Result<Self> {
+        let mut line = serde_json::to_vec(request).context("cannot write the request")?;
+        line.push(b'\n');
+        stream.set_write_timeout(Some(ANSWER_TIME)).context("cannot ask the supervisor")?;
+        stream.write_all(&line).context("cannot ask the supervisor")?;
+        stream.set_nonblocking(true).context("cannot listen to the supervisor")?;
+        Ok(Self { stream, heard: Vec::new() })
+    }
+
+    /// Waits for the next answer, but no longer than until then.
+    ///
+    /// # Errors
+    /// When the supervisor refuses, or goes away.
+    pub fn listen(&mut self, until: Option<Instant>) -> Result<Heard> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some(end) = self.heard.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                return match serde_json::from_slice(&line) {
+                    Ok(Reply::Error { message }) => bail!("{message}"),
+                    Ok(reply) => Ok(Heard::Reply(reply)),
+                    Err(error) => {
+                        let line = String::from_utf8_lossy(&line);
+                        Err(error).with_context(|| format!("cannot understand the supervisor: {}", line.escape_debug()))
+                    }
+                };
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => bail!("the supervisor went away before it had answered"),
+                Ok(count) => self.heard.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => match interrupt::wait(Some(&self.stream), until) {
+                    Woken::Ready => {}
+                    Woken::Time => return Ok(Heard::Nothing),
+                    Woken::Interrupted => return Ok(Heard::Interrupted),
+                },
+                Err(error) => return Err(error).context("cannot hear the supervisor"),
+            }
         }
     }
-    bail!("the supervisor went away before it had answered")
+}
+
+/// Asks what is answered at once, and gives the answer.
+///
+/// # Errors
+/// When the supervisor refuses, goes away, or does not answer.
+pub fn ask(home: &Home, stream: UnixStream, request: &Request) -> Result<Reply> {
+    let mut conversation = Conversation::begin(stream, request)?;
+    match conversation.listen(Some(Instant::now() + ANSWER_TIME))? {
+        Heard::Reply(reply) => Ok(reply),
+        Heard::Interrupted => Err(exit::ending(exit::INTERRUPTED, "interrupted")),
+        Heard::Nothing => bail!(
+            "the supervisor does not answer: process {} took longer than {} s. Look at {}",
+            child::holder(&home.supervisor_lock()).unwrap_or(0),
+            ANSWER_TIME.as_secs(),
+            home.supervisor_log().display()
+        ),
+    }
 }

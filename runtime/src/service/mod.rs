@@ -451,7 +451,8 @@ impl Service {
 }
 
 /// Whether a text matches a pattern, in which `*` stands for anything and `?` for one character.
-fn matches(pattern: &[u8], text: &[u8]) -> bool {
+#[must_use]
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut seen) = (0, 0);
     // Where to go on after the last star, should what follows not fit: one character later in the text.
     let mut again: Option<(usize, usize)> = None;

@@ -26,19 +26,14 @@ pub fn launch(home: &Home, service: &Service, output: &File) -> Result<Process> 
     if !taken.is_empty() {
         bail!("{}", taken.join(", "));
     }
-    let folder = service.directory.as_ref().map_or(home.root(), Path::new);
-    let mut command = Command::new(&service.command[0]);
+    let mut command = command(home, service);
     command
-        .args(&service.command[1..])
-        .current_dir(folder)
-        .envs(&service.environment)
-        .env(os::DATA_VARIABLE, home.root())
-        .env(os::SERVICE_VARIABLE, &service.name)
         .stdin(Stdio::null())
         .stdout(output.try_clone().context("cannot open its output")?)
         .stderr(output.try_clone().context("cannot open its output")?);
     os::lead_session(&mut command, &lock);
     let child = command.spawn().with_context(|| {
+        let folder = folder(home, service);
         if folder.is_dir() {
             format!("cannot run {}", service.command[0])
         } else {
@@ -48,6 +43,23 @@ pub fn launch(home: &Home, service: &Service, output: &File) -> Result<Process> 
     let pid = i32::try_from(child.id()).context("cannot use its PID")?;
     // The child is ours until we reap it, so the number is still its own.
     Ok(Process { pid, started: os::start_time(pid), adopted: false })
+}
+
+/// What the service's program is started with, whoever starts it: arguments, folder, environment.
+#[must_use]
+pub fn command(home: &Home, service: &Service) -> Command {
+    let mut command = Command::new(&service.command[0]);
+    command
+        .args(&service.command[1..])
+        .current_dir(folder(home, service))
+        .envs(&service.environment)
+        .env(os::DATA_VARIABLE, home.root())
+        .env(os::SERVICE_VARIABLE, &service.name);
+    command
+}
+
+fn folder<'a>(home: &'a Home, service: &'a Service) -> &'a Path {
+    service.directory.as_ref().map_or(home.root(), Path::new)
 }
 
 /// Takes a lock for good, as long as the file stays open here or in a process that inherits it. None: somebody has it.

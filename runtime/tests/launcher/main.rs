@@ -7,6 +7,8 @@
 mod bench;
 #[cfg(target_os = "linux")]
 mod chaos;
+mod commands;
+mod commands_terminal;
 mod control;
 mod faults;
 mod hostile;

@@ -130,15 +130,24 @@ impl Times {
     /// Reads the index of a log or of a rotated file. `inode`: of the log, where it is the one that is being written.
     #[must_use]
     pub fn read(log: &Path, inode: Option<u64>) -> Option<Self> {
+        Self::read_last(log, inode, u64::MAX)
+    }
+
+    /// The same, but no more than the last so many entries: for what came just now.
+    #[must_use]
+    pub fn read_last(log: &Path, inode: Option<u64>, count: u64) -> Option<Self> {
         let path = names::index_of(log);
         let file = File::open(&path).ok()?;
         let head = Head::read(&file)?;
         if inode.is_some_and(|inode| inode != head.inode) {
             return None;
         }
-        let bytes = fs::read(&path).ok()?;
+        let there = file.metadata().ok()?.len().checked_sub(HEADER as u64)? / ENTRY as u64;
+        let skipped = there.saturating_sub(count);
+        let mut bytes = vec![0; usize::try_from(there - skipped).ok()? * ENTRY];
+        file.read_exact_at(&mut bytes, HEADER as u64 + skipped * ENTRY as u64).ok()?;
         let mut entries: Vec<(u64, u64)> = Vec::new();
-        for entry in bytes.get(HEADER..)?.chunks_exact(ENTRY) {
+        for entry in bytes.chunks_exact(ENTRY) {
             let number = |at: usize| entry.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes).map(u64::from);
             let (offset, tick) = (number(0)?, number(4)?);
             // What was emptied, or taken back after an interruption, was written again from a lower offset on.

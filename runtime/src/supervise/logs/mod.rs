@@ -57,7 +57,7 @@ pub mod spool;
 pub mod stamp;
 
 pub use file::Log;
-pub use read::{History, Line, last_lines};
+pub use read::{History, Line, last_lines, last_lines_and_end};
 use spool::{Place, Spool};
 
 /// How much one service may be read in one round, so that a flood does not keep the others waiting.

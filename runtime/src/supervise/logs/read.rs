@@ -26,6 +26,8 @@ pub struct Line {
     pub time: Option<u64>,
     /// What the service wrote, without a stamp of ours and without the line's end.
     pub text: Vec<u8>,
+    /// Whether it has its end: the last one may be in the middle of being written.
+    pub whole: bool,
 }
 
 /// The lines of a log, oldest first.
@@ -36,6 +38,8 @@ pub struct History {
     since: u64,
     /// Whether a line of the time asked for was found: what comes after it is of that time, or the clock was set back.
     found: bool,
+    /// The newest file, and where what was read of it ends.
+    end: Option<(File, u64)>,
 }
 
 #[derive(Debug)]
@@ -43,6 +47,7 @@ struct Part {
     file: Source,
     offset: u64,
     times: Option<Times>,
+    current: bool,
 }
 
 enum Source {
@@ -78,7 +83,7 @@ impl Part {
         } else {
             Source::Plain(BufReader::new(file))
         };
-        Ok(Self { file, offset: 0, times })
+        Ok(Self { file, offset: 0, times, current })
     }
 
     /// Passes over what is older than `since`, as far as the index tells.
@@ -105,7 +110,8 @@ impl Part {
         }
         let start = self.offset;
         self.offset += count as u64;
-        if text.last() == Some(&b'\n') {
+        let whole = text.last() == Some(&b'\n');
+        if whole {
             text.pop();
         }
         let own = stamp::parse(&text);
@@ -115,7 +121,7 @@ impl Part {
         }
         let indexed = self.times.as_ref().and_then(|times| times.at(start));
         let time = if stamped { own.or(indexed) } else { indexed.or(own) };
-        Ok(Some(Line { time, text }))
+        Ok(Some(Line { time, text, whole }))
     }
 }
 
@@ -147,9 +153,17 @@ impl History {
                     first.skip_to(since)?;
                 }
                 parts.reverse();
-                return Ok(Self { parts, since, found: since == 0 });
+                return Ok(Self { parts, since, found: since == 0, end: None });
             }
         }
+    }
+}
+
+impl History {
+    /// Once all lines are read: the newest file, and up to where it was read. Whoever goes on from there misses nothing.
+    #[must_use]
+    pub fn end(self) -> Option<(File, u64)> {
+        self.end
     }
 }
 
@@ -159,7 +173,11 @@ impl Iterator for History {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             match self.parts.last_mut()?.next() {
-                Ok(None) => drop(self.parts.pop()),
+                Ok(None) => {
+                    if let Some(Part { current: true, file: Source::Plain(reader), offset, .. }) = self.parts.pop() {
+                        self.end = Some((reader.into_inner(), offset));
+                    }
+                }
                 Ok(Some(line)) => {
                     self.found |= line.time.is_some_and(|time| time >= self.since);
                     if self.found {
@@ -179,7 +197,14 @@ impl Iterator for History {
 /// no file.
 #[must_use]
 pub fn last_lines(log: &Path, count: usize) -> Vec<u8> {
-    let mut bytes = end_of(File::open(log), count);
+    last_lines_and_end(log, count).0
+}
+
+/// The same, and the newest file with the place up to where it was read.
+#[must_use]
+pub fn last_lines_and_end(log: &Path, count: usize) -> (Vec<u8>, Option<(File, u64)>) {
+    let newest = File::open(log).and_then(|file| Ok((file.metadata()?.len(), file))).ok().map(|(end, file)| (file, end));
+    let mut bytes = newest.as_ref().map_or_else(Vec::new, |(file, end)| end_of(file, *end, count));
     for old in names::old(log).iter().rev() {
         if bytes.iter().filter(|&&byte| byte == b'\n').count() >= count || bytes.len() as u64 >= LONGEST * 4 {
             break;
@@ -190,7 +215,8 @@ pub fn last_lines(log: &Path, count: usize) -> Vec<u8> {
             let _ = File::open(&old.path).and_then(|file| MultiGzDecoder::new(file).read_to_end(&mut unpacked));
             unpacked
         } else {
-            end_of(File::open(&old.path), count)
+            let file = File::open(&old.path).and_then(|file| Ok((file.metadata()?.len(), file)));
+            file.map_or_else(|_| Vec::new(), |(end, file)| end_of(&file, end, count))
         };
         older.append(&mut bytes);
         bytes = older;
@@ -201,14 +227,12 @@ pub fn last_lines(log: &Path, count: usize) -> Vec<u8> {
     } else {
         body.iter().enumerate().rev().filter(|&(_, &byte)| byte == b'\n').nth(count - 1).map_or(0, |(at, _)| at + 1)
     };
-    bytes.split_off(start)
+    (bytes.split_off(start), newest)
 }
 
-/// The end of a file, from some way before its last `count` lines on; no more than 4 MiB.
-fn end_of(file: io::Result<File>, count: usize) -> Vec<u8> {
+/// The end of a file that is `start` long, from some way before its last `count` lines on; no more than 4 MiB.
+fn end_of(file: &File, mut start: u64, count: usize) -> Vec<u8> {
     const LIMIT: usize = 4 << 20;
-    let Ok(file) = file else { return Vec::new() };
-    let mut start = file.metadata().map_or(0, |meta| meta.len());
     let mut out = Vec::new();
     let mut lines = 0;
     while start > 0 && lines <= count && out.len() < LIMIT {
