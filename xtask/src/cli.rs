@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Builds the dkumonitor package from pinned sources.
 ///
 /// Exit status: 0 done; 1 other failure; 2 usage, vendor.lock or a recipe is wrong; 3 the machine lacks something;
-/// 4 a source cannot be fetched; 5 a source is not what was pinned; 6 a patch does not apply; 7 a build command failed;
+/// 4 a source or a dependency cannot be fetched; 5 a source is not what was pinned; 6 a patch does not apply; 7 a build command failed;
 /// 8 the bundle cannot be staged; 9 the archive cannot be written; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
@@ -23,8 +23,10 @@ pub struct Cli {
 pub enum Command {
     /// Make the package: fetch, unpack, patch, compile, stage, archive
     Package(Package),
-    /// Bring all sources into the build folder, and nothing else
+    /// Bring all sources into the build folder, and what they depend on if it is wanted
     Fetch(Fetch),
+    /// Write a folder with everything that a build fetches: a --mirror for a machine without internet
+    VendorExport(VendorExport),
     /// Print what `package` would do, in order, and why
     Plan(Plan),
     /// Tell what a component depends on, and what of it changed since it was built last
@@ -57,6 +59,7 @@ impl Command {
         match self {
             Self::Package(args) if args.events.json => Some("package"),
             Self::Fetch(args) if args.events.json => Some("fetch"),
+            Self::VendorExport(args) if args.events.json => Some("vendor-export"),
             _ => None,
         }
     }
@@ -111,7 +114,8 @@ pub struct Events {
 /// Flags of what may use the network.
 #[derive(Args, Clone, Debug)]
 pub struct Network {
-    /// Look for sources here first: a folder, or an address below which they lie (may be given several times)
+    /// Look here first: a folder of archives or one that vendor-export wrote, or an address below which archives lie (may be
+    /// given several times)
     #[arg(long = "mirror", value_name = "DIR|URL")]
     pub mirrors: Vec<Mirror>,
     /// Use no network; what is not in the build folder or in a mirror folder is an error
@@ -168,6 +172,31 @@ pub struct Fetch {
     pub common: Common,
     #[command(flatten)]
     pub network: Network,
+    /// Bring also what their lock files pin: Go toolchains and modules, npm packages, crates
+    #[arg(long)]
+    pub dependencies: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+    #[command(flatten)]
+    pub events: Events,
+}
+
+/// Write a folder with everything that a build fetches.
+///
+/// Source archives, Go toolchains and modules, npm's and Yarn's packages, node, crates: `package --mirror DIR --offline` then
+/// builds on a machine of this platform that has no internet, from an empty build folder. Writing to a folder of an earlier
+/// export adds what it lacks.
+#[derive(Args, Debug)]
+pub struct VendorExport {
+    /// The folder: a new or empty one, or one that was written so before
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    #[command(flatten)]
+    pub common: Common,
+    /// Look here first: a folder of archives or one that vendor-export wrote, or an address below which archives lie (may be
+    /// given several times)
+    #[arg(long = "mirror", value_name = "DIR|URL")]
+    pub mirrors: Vec<Mirror>,
     #[command(flatten)]
     pub wait: Wait,
     #[command(flatten)]

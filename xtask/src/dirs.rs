@@ -140,6 +140,16 @@ impl Dirs {
         self.build.join("toolchains")
     }
 
+    /// Archives of registry packages (node, npm, Yarn), by name and version.
+    pub fn packages(&self) -> PathBuf {
+        self.cache("packages")
+    }
+
+    /// Where a mirror's content is gathered before it is exported.
+    pub fn gathered(&self) -> PathBuf {
+        self.build.join("gathered")
+    }
+
     /// A build tool's own cache (`go`, `npm`, `yarn`, `cargo` …).
     pub fn cache(&self, tool: &str) -> PathBuf {
         self.build.join("cache").join(tool)

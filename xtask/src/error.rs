@@ -19,7 +19,7 @@ pub enum Kind {
     Usage = 2,
     /// The machine lacks a tool, memory or disk.
     Preflight = 3,
-    /// A source could not be had from any address.
+    /// A source could not be had from any address, or a dependency not from its registry.
     Fetch = 4,
     /// Something was had, but is not what was pinned, or would do harm when unpacked.
     Integrity = 5,
@@ -104,6 +104,22 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
 /// Prints a line to standard error. That may be closed; then there is nobody to be told.
 pub fn write_stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// One failure is returned as it is; of several all are shown, and the first gives the kind.
+///
+/// # Errors
+/// Where there is a failure.
+pub fn conclude(mut failures: Vec<anyhow::Error>) -> anyhow::Result<()> {
+    match failures.len() {
+        0 => Ok(()),
+        1 => Err(failures.remove(0)),
+        count => {
+            let kind = kind_of(&failures[0]);
+            let texts: Vec<_> = failures.iter().map(|error| format!("{error:#}")).collect();
+            Err(kind.error(format!("{count} components failed:\n{}", texts.join("\n"))))
+        }
+    }
 }
 
 /// Prints the error with all its causes to standard error and gives the exit status of its kind.

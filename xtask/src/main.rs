@@ -30,6 +30,7 @@ mod shell;
 mod stack;
 mod stage;
 mod store;
+mod supply;
 mod toolchain;
 mod unpack;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => commands::explain::run(args),
         Command::Shell(args) => commands::shell::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
+        Command::VendorExport(args) => commands::vendor_export::run(args),
         Command::Clean(args) => commands::clean::run(args),
         Command::Ci(args) => commands::ci::run(args),
         Command::Bench(args) => commands::bench::run(args),

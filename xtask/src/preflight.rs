@@ -42,6 +42,16 @@ pub fn check(recipes: &[&Recipe], bootstrap: &[&str], host: &Host, dirs: &Dirs) 
     findings
 }
 
+/// Looks at what fetching the dependencies of these recipes needs.
+pub fn check_fetching(recipes: &[&Recipe], host: &Host) -> Vec<Finding> {
+    let fetching = |tool: &str| ["go", "node", "npm", "cargo"].contains(&tool);
+    tools_of(recipes, &[], host)
+        .into_iter()
+        .filter(|(tool, _)| fetching(tool))
+        .map(|(tool, (oldest, users))| look(&tool, oldest, &users, host))
+        .collect()
+}
+
 /// The tools that recipes need.
 fn tools_of<'a>(recipes: &[&'a Recipe], bootstrap: &[&str], host: &Host) -> Needs<'a> {
     let mut needs = Needs::new();

@@ -27,27 +27,41 @@ pub static PROGRAM: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     probe.status().is_ok_and(|status| status.success()).then_some(program)
 });
 
-/// What a command says whose network was taken away.
-const COMPLAINTS: [&str; 14] = [
+/// What a command says whose network was taken away. The first such line of a tool's is shown: it should name what was wanted.
+const COMPLAINTS: [&str; 24] = [
     "Network is unreachable",
     "network is unreachable",
     "Connection refused",
     "connection refused",
     "Could not resolve",
     "ould not resolve host",
+    "unable to resolve host",
     "getaddrinfo",
     "EAI_AGAIN",
     "ENETUNREACH",
     "ECONNREFUSED",
-    "ENOTCACHED",
     "Temporary failure in name resolution",
-    "module lookup disabled by GOPROXY=off",
+    "Name or service not known",
+    "no such host",
+    // npm.
+    "cache mode is 'only-if-cached'",
+    // Yarn: network disabled; what it says for a package of which no version at all is known; Yarn 1.
     "YN0080",
+    "Expected an error to have been set",
+    "Can't make a request in offline mode",
+    // Go.
+    "reading file:///",
+    "toolchain not available",
+    "module lookup disabled by GOPROXY=off",
+    // cargo.
+    "no matching package named",
+    "--offline was specified",
+    "using offline mode (--offline)",
 ];
 
-/// Whether a line of output is the complaint of a tool that wanted the network.
-pub fn is_complaint(line: &str) -> bool {
-    COMPLAINTS.iter().any(|complaint| line.contains(complaint))
+/// The line, if it is the complaint of a tool that wanted the network.
+pub fn complaint(line: &str) -> Option<&str> {
+    COMPLAINTS.iter().any(|complaint| line.contains(complaint)).then_some(line.trim())
 }
 
 /// Becomes `words[0]` with the arguments that follow, without network. Returns only on failure.

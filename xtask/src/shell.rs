@@ -35,7 +35,18 @@ pub struct Command {
     /// The folder it runs in.
     pub dir: PathBuf,
     /// Whether it may use the network; most may not.
-    pub network: bool,
+    pub network: Network,
+}
+
+/// Whether a command may use the network, and what it means if it wants to and may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// It fetches.
+    Open,
+    /// It compiles: all that it needs was fetched before.
+    Closed,
+    /// It fetches, but must find everything on this machine (`--offline`).
+    Offline,
 }
 
 /// What a command cost.
@@ -66,12 +77,12 @@ enum Event {
 impl Command {
     /// A command without arguments.
     pub fn new(program: impl Into<PathBuf>, dir: &Path, env: &BTreeMap<String, OsString>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: env.clone(), dir: dir.to_owned(), network: false }
+        Self { program: program.into(), args: Vec::new(), env: env.clone(), dir: dir.to_owned(), network: Network::Closed }
     }
 
-    /// Lets the command use the network.
-    pub fn with_network(mut self) -> Self {
-        self.network = true;
+    /// Says whether the command may use the network.
+    pub fn with_network(mut self, network: Network) -> Self {
+        self.network = network;
         self
     }
 
@@ -124,7 +135,7 @@ impl Command {
 
     fn spawn_and_wait(&self, step: &Step) -> anyhow::Result<(ExitStatus, Cost)> {
         let (reader, writer) = std::io::pipe()?;
-        let mut command = match sandbox::PROGRAM.as_ref().filter(|_| !self.network) {
+        let mut command = match sandbox::PROGRAM.as_ref().filter(|_| self.network != Network::Open) {
             Some(wrapper) => {
                 let mut command = std::process::Command::new(wrapper);
                 command.arg(sandbox::COMMAND).arg("--").arg(&self.program);
@@ -166,7 +177,8 @@ impl Command {
             program: self.program.clone(),
             status,
             first_error: log.as_ref().and_then(|log| log.telling()).map(str::to_owned),
-            wanted_network: !self.network && tail.iter().any(|line| sandbox::is_complaint(line)),
+            network: self.network,
+            wanted: tail.iter().find_map(|line| sandbox::complaint(line)).map(str::to_owned),
             tail,
             command: self.echo(),
             dir: self.dir.clone(),
@@ -188,8 +200,10 @@ pub struct CommandFailed {
     pub first_error: Option<String>,
     /// The last lines of its output.
     pub tail: Vec<String>,
-    /// Whether it seems to have tried to use the network, which it may not.
-    pub wanted_network: bool,
+    /// Whether it might use the network.
+    pub network: Network,
+    /// The first of the last lines that says that the network was out of reach: as a rule it names what was wanted.
+    pub wanted: Option<String>,
     /// The command, as one would type it.
     pub command: String,
     /// Where it ran.
@@ -211,11 +225,14 @@ impl fmt::Display for CommandFailed {
         for line in &self.tail {
             write!(f, "\n  | {}", printable(line))?;
         }
-        if self.wanted_network {
-            f.write_str(
-                "\n  It tried to use the network, which is closed while compiling: what a build needs is fetched before, by \
-                 what its lock files pin.",
-            )?;
+        match (&self.wanted, self.network) {
+            (Some(line), Network::Closed) => write!(
+                f,
+                "\n  It tried to use the network, which is closed while compiling: {line}\n  What a build needs is fetched \
+                 before, by what its lock files pin; add what is missing to the lock file by a patch."
+            )?,
+            (Some(line), Network::Offline) => write!(f, "\n  missing:     {line}")?,
+            (Some(_), Network::Open) | (None, _) => {}
         }
         write!(f, "\n  command:     {}\n  in:          {}", self.command, self.dir.display())?;
         if let Some(script) = &self.again {

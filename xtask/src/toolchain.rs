@@ -1,14 +1,16 @@
 //! Compilers and package managers of exactly the version that a recipe or a source asks for.
 //!
 //! Go brings its own (GOTOOLCHAIN). Node comes from the host where its version fits, else as the npm registry's package
-//! for this platform; npm and Yarn as the package that the source names. Packages are fetched by the host's npm, checked
-//! against their pinned integrity where there is one, and kept below `build/toolchains/`.
+//! for this platform; npm and Yarn as the package that the source names. Packages are fetched by the host's npm unless a
+//! mirror had them, and checked against their pinned integrity where there is one. Their archives are kept in
+//! `build/cache/packages/`, what they unpack to in `build/toolchains/`.
 
 use crate::dirs::Dirs;
 use crate::environment::Environment;
 use crate::error::{Kind, WithKind as _};
 use crate::host::{self, Host, Tool};
 use crate::stack::recipe::Recipe;
+use crate::supply::Supply;
 use crate::unpack;
 use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
@@ -24,6 +26,13 @@ pub struct Package<'a> {
     pub version: &'a str,
     /// What its archive must hash to; none where only the registry's word is to be had.
     pub integrity: Option<Integrity>,
+}
+
+impl Package<'_> {
+    /// Name and version as a file's name.
+    fn plain_name(&self) -> String {
+        format!("{}-{}", self.name.trim_start_matches('@').replace('/', "-"), self.version)
+    }
 }
 
 /// A hash in one of the two ways of writing it that the npm world has.
@@ -88,8 +97,30 @@ pub fn node_version(recipe: &Recipe, host: &Host) -> Option<String> {
 /// [`Kind::Preflight`] where neither the host nor the recipe has one; else as [`fetch_package`].
 pub fn node(recipe: &Recipe, host: &Host, source: &Registry<'_>) -> anyhow::Result<PathBuf> {
     if let Some(node) = host_node(recipe, host) {
+        // The machine that a mirror is for may have another one.
+        if let (Some(_), Ok(package)) = (source.supply.gathered(), node_package(recipe)) {
+            source.archive(&package.borrowed())?;
+        }
         return Ok(node.path.parent().unwrap_or(Path::new("/")).to_owned());
     }
+    Ok(source.package(&node_package(recipe)?.borrowed())?.join("bin"))
+}
+
+/// A [`Package`] that owns its name.
+struct NodePackage {
+    name: String,
+    version: String,
+    integrity: Integrity,
+}
+
+impl NodePackage {
+    fn borrowed(&self) -> Package<'_> {
+        Package { name: &self.name, version: &self.version, integrity: Some(self.integrity.clone()) }
+    }
+}
+
+/// The package that a recipe pins for this platform.
+fn node_package(recipe: &Recipe) -> anyhow::Result<NodePackage> {
     let wanted = recipe.toolchain.node.as_deref().unwrap_or_default();
     let package = recipe.toolchain.node_package.as_ref().ok_or_else(|| {
         Kind::Preflight.error(format!("{} needs node {wanted}; install it, or add node-package to its recipe", recipe.name))
@@ -101,9 +132,7 @@ pub fn node(recipe: &Recipe, host: &Host, source: &Registry<'_>) -> anyhow::Resu
             recipe.name
         ))
     })?;
-    let name = host::node_package(&platform);
-    let root = source.package(&Package { name: &name, version: &package.version, integrity: Some(integrity) })?;
-    Ok(root.join("bin"))
+    Ok(NodePackage { name: host::node_package(&platform), version: package.version.clone(), integrity })
 }
 
 /// Where packages come from, and where they are kept.
@@ -112,33 +141,26 @@ pub struct Registry<'a> {
     pub dirs: &'a Dirs,
     /// The environment for npm.
     pub env: &'a Environment,
-    /// Refuse to use the network.
-    pub offline: bool,
+    /// Whether it may be asked, and who wants to know what was taken.
+    pub supply: &'a Supply,
 }
 
 impl Registry<'_> {
-    /// The unpacked package, fetched by npm unless it is there already.
+    /// The unpacked package, fetched unless it is there already.
     ///
     /// # Errors
-    /// [`Kind::Fetch`] when it cannot be had, [`Kind::Integrity`] when it is not what was pinned.
+    /// Those of [`Self::archive`].
     pub fn package(&self, package: &Package<'_>) -> anyhow::Result<PathBuf> {
-        let Package { name, version, integrity } = package;
-        let target = self.dirs.toolchains().join(format!("{}-{version}", name.trim_start_matches('@').replace('/', "-")));
+        let target = self.dirs.toolchains().join(package.plain_name());
+        if target.is_dir() && self.supply.gathered().is_none() {
+            return Ok(target);
+        }
+        let archive = self.archive(package)?;
         if target.is_dir() {
             return Ok(target);
         }
-        if self.offline {
-            return Err(Kind::Fetch
-                .error(format!("--offline: the package {name}@{version} is not in {}", self.dirs.toolchains().display())));
-        }
         std::fs::create_dir_all(self.dirs.toolchains())?;
         let folder = tempfile::Builder::new().prefix(".npm-").tempdir_in(self.dirs.toolchains())?;
-        let archive = self.npm_pack(name, version, folder.path())?;
-        let bytes = std::fs::read(&archive).with_context(|| format!("cannot read {}", archive.display()))?;
-        if integrity.as_ref().is_some_and(|integrity| !integrity.fits(&bytes)) {
-            return Err(Kind::Integrity
-                .error(format!("the package {name}@{version} is not the one that was pinned (its hash differs)")));
-        }
         let tree = folder.path().join("tree");
         unpack::unpack(&archive, &tree)?;
         match std::fs::rename(&tree, &target) {
@@ -146,6 +168,36 @@ impl Registry<'_> {
             Err(_) if target.is_dir() => Ok(target),
             other => other.map(|()| target.clone()).with_context(|| format!("cannot make {}", target.display())),
         }
+    }
+
+    /// The package's archive, fetched by npm unless it is there already.
+    ///
+    /// # Errors
+    /// [`Kind::Fetch`] when it cannot be had, [`Kind::Integrity`] when it is not what was pinned.
+    pub fn archive(&self, package: &Package<'_>) -> anyhow::Result<PathBuf> {
+        let Package { name, version, integrity } = package;
+        let folder = self.dirs.packages();
+        let target = folder.join(format!("{}.tgz", package.plain_name()));
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let is_right = |bytes: &[u8]| integrity.as_ref().is_none_or(|integrity| integrity.fits(bytes));
+        if target.is_file() && is_right(&read(&target)?) {
+            self.supply.note_package(&target);
+            return Ok(target);
+        }
+        if self.supply.offline {
+            let text = format!("the package {name}@{version} is not in {}", folder.display());
+            return Err(Kind::Fetch.error(text));
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let draft = tempfile::Builder::new().prefix(".npm-").tempdir_in(&folder)?;
+        let archive = self.npm_pack(name, version, draft.path())?;
+        if !is_right(&read(&archive)?) {
+            return Err(Kind::Integrity
+                .error(format!("the package {name}@{version} is not the one that was pinned (its hash differs)")));
+        }
+        std::fs::rename(&archive, &target).with_context(|| format!("cannot make {}", target.display()))?;
+        self.supply.note_package(&target);
+        Ok(target)
     }
 
     fn npm_pack(&self, name: &str, version: &str, folder: &Path) -> anyhow::Result<PathBuf> {

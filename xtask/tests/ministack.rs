@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Outcome, get, wait_for, workspace};
+use common::{Outcome, get, ministack_place as build_place, wait_for, workspace};
 use serde_json::Value;
 use std::fs;
 use std::io::Write as _;
@@ -18,11 +18,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Enough for a metric to be stored, indexed and found, and for a daemon to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Where the stack is built; the blank is there on purpose.
-fn build_place(inner: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("ministack built here").join(inner)
-}
 
 /// One build at a time: what is built is shared.
 static BUILDING: Mutex<()> = Mutex::new(());

@@ -1,8 +1,10 @@
 //! The kind `cargo`: release programs with locked dependencies, static against musl where the recipe wants it.
 
 use super::Build;
+use crate::environment::Environment;
 use crate::shell::Command;
 use crate::stack::recipe::{Cargo, Step};
+use crate::supply::crates;
 use crate::toolchain;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,7 @@ fn target_dir(build: &Build<'_>) -> PathBuf {
 }
 
 /// cargo in the environment of a step, without words yet.
-fn tool(build: &Build<'_>, step: &Step, dir: &Path, offline: bool) -> Command {
+fn tool(build: &Build<'_>, step: &Step, dir: &Path, offline: bool) -> anyhow::Result<Command> {
     let additions = [
         ("CARGO_TARGET_DIR", target_dir(build).to_string_lossy().into_owned()),
         ("CARGO_TERM_PROGRESS_WHEN", "never".to_owned()),
@@ -21,15 +23,37 @@ fn tool(build: &Build<'_>, step: &Step, dir: &Path, offline: bool) -> Command {
         ("CARGO_NET_OFFLINE", offline.to_string()),
     ];
     let mut env = build.env(step, &additions);
-    let cargo_home = env.get("CARGO_HOME").map(|home| home.to_string_lossy().into_owned()).unwrap_or_default();
-    let remap = [(build.src.to_string_lossy().into_owned(), "."), (cargo_home, "/cargo")];
-    let flags: Vec<String> = remap.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
+    let stocked = build.session.supply.crates(&lock_file(build, dir))?;
+    let mut remap = vec![(build.src.clone(), ".".to_owned()), (cargo_home(&env), CARGO_HOME.to_owned())];
+    // Programs hold paths of the crates' sources: they are to be those that crates from a registry would have.
+    remap.extend(stocked.map(|stocked| (stocked.folder.clone(), format!("{CARGO_HOME}/registry/src/{}", stocked.registry))));
+    let flags: Vec<String> = remap.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect();
     // Unlike RUSTFLAGS, the encoded form may hold paths with blanks.
     env.entry("CARGO_ENCODED_RUSTFLAGS".to_owned()).or_insert_with(|| flags.join("\u{1f}").into());
     if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN").filter(|_| build.planned.is_workspace()) {
         env.insert("RUSTUP_TOOLCHAIN".to_owned(), toolchain);
     }
-    Command::new("cargo", dir, &env)
+    let command = Command::new("cargo", dir, &env);
+    let Some(stocked) = stocked else { return Ok(command) };
+    let folder = toml::Value::String(stocked.folder.to_string_lossy().into_owned());
+    let settings = [
+        "source.crates-io.replace-with=\"dkumonitor-stock\"".to_owned(),
+        format!("source.dkumonitor-stock.directory={folder}"),
+    ];
+    Ok(settings.into_iter().fold(command, |command, setting| command.arg("--config").arg(setting)))
+}
+
+/// What stands for cargo's own folder in the paths that programs hold.
+const CARGO_HOME: &str = "/cargo";
+
+/// cargo's own folder.
+pub(super) fn cargo_home(env: &Environment) -> PathBuf {
+    env.get("CARGO_HOME").map(PathBuf::from).unwrap_or_default()
+}
+
+/// The lock file of a step in `dir`.
+pub(super) fn lock_file(build: &Build<'_>, dir: &Path) -> PathBuf {
+    crates::lock_file(dir, &build.src)
 }
 
 /// The target to compile for, where it is not the host's own.
@@ -38,13 +62,15 @@ fn target(cargo: &Cargo) -> Option<String> {
 }
 
 /// Fetches the crates of Cargo.lock.
-pub(super) fn dependencies(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> Vec<Command> {
-    let command = tool(build, step, dir, build.session.offline).args(["fetch", "--locked"]);
-    vec![target(cargo).into_iter().fold(command, |command, target| command.arg("--target").arg(target))]
+pub(super) fn dependencies(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> anyhow::Result<Vec<Command>> {
+    let command = tool(build, step, dir, build.session.supply.offline)?.args(["fetch", "--locked"]);
+    // A registry in a folder must have the crates of all platforms, or cargo will not read the lock file.
+    let target = target(cargo).filter(|_| build.session.supply.gathered().is_none());
+    Ok(vec![target.into_iter().fold(command, |command, target| command.arg("--target").arg(target))])
 }
 
-pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> Vec<Command> {
-    let plain = tool(build, step, dir, true);
+pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> anyhow::Result<Vec<Command>> {
+    let plain = tool(build, step, dir, true)?;
     let mut command = plain.clone().args(["build", "--release", "--locked", "--package", &cargo.package]);
     let mut out = target_dir(build);
     if let Some(target) = target(cargo) {
@@ -60,6 +86,7 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path
     command = command.arg("--jobs").arg(build.jobs.to_string());
     let bin_dir = build.dest().join("bin");
     let made = cargo.bins.iter().map(|bin| out.join("release").join(bin));
-    let install = |words: &[&str]| Command { program: "install".into(), ..plain.clone() }.args(words.iter().copied());
-    vec![command, install(&["-d"]).arg(&bin_dir), install(&["-m", "755"]).args(made).arg(&bin_dir)]
+    let install =
+        |words: &[&str]| Command { program: "install".into(), args: Vec::new(), ..plain.clone() }.args(words.iter().copied());
+    Ok(vec![command, install(&["-d"]).arg(&bin_dir), install(&["-m", "755"]).args(made).arg(&bin_dir)])
 }

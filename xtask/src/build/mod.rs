@@ -8,6 +8,7 @@
 mod autotools;
 mod cargo;
 mod collect;
+mod gather;
 mod go;
 mod node;
 mod prepare;
@@ -24,10 +25,11 @@ use crate::error::Kind;
 use crate::host::Host;
 use crate::plan::Component;
 use crate::progress::{self, Ui};
-use crate::shell::{Command, CommandFailed, Cost};
+use crate::shell::{Command, CommandFailed, Cost, Network};
 use crate::stack::Stack;
 use crate::stack::recipe::{Action, Step};
 use crate::store::Store;
+use crate::supply::Supply;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 
@@ -49,8 +51,8 @@ pub struct Session<'a> {
     pub jobs: usize,
     /// The flags by which this program finds the same stack and build folder again, as one would type them.
     pub flags: &'a str,
-    /// Whether the network is off limits.
-    pub offline: bool,
+    /// Where dependencies come from.
+    pub supply: &'a Supply,
 }
 
 /// One component while a step of it runs.
@@ -74,11 +76,14 @@ impl Build<'_> {
 
     /// What the step's lock files pin is fetched into the tools' caches before the step runs without network.
     fn fetch_dependencies(&self, step: &Step) -> anyhow::Result<Cost> {
-        let commands = self.dependencies(step).with_context(|| self.cannot(step))?;
-        if commands.is_empty() {
-            return Ok(Cost::default());
-        }
-        self.run_shown(step, &format!("{} needs", step.name), &commands)
+        let fetch = || -> anyhow::Result<Cost> {
+            let commands = self.dependencies(step)?;
+            if commands.is_empty() {
+                return Ok(Cost::default());
+            }
+            self.run_shown(step, &format!("{} needs", step.name), &commands)
+        };
+        fetch().map_err(|error| self.session.supply.failed(error, &self.planned.recipe.name, &step.name))
     }
 
     fn run_step(&self, step: &Step) -> anyhow::Result<Cost> {
@@ -122,9 +127,14 @@ impl Build<'_> {
             Action::Go(go) => go::dependencies(self, step, go, &dir)?,
             Action::Node(node) => node::dependencies(self, step, node, &dir)?,
             Action::Autotools(_) => Vec::new(),
-            Action::Cargo(cargo) => cargo::dependencies(self, step, cargo, &dir),
+            Action::Cargo(cargo) => cargo::dependencies(self, step, cargo, &dir)?,
         };
-        Ok(commands.into_iter().map(Command::with_network).collect())
+        // One that says itself that it has no network keeps its word.
+        let network = |command: Command| match command.network {
+            Network::Closed => command.with_network(self.session.supply.network()),
+            Network::Open | Network::Offline => command,
+        };
+        Ok(commands.into_iter().map(network).collect())
     }
 
     /// The commands of a step, in order.
@@ -134,7 +144,7 @@ impl Build<'_> {
             Action::Go(go) => go::commands(self, step, go, &dir),
             Action::Node(node) => node::commands(self, step, node, &dir),
             Action::Autotools(autotools) => Ok(autotools::commands(self, step, autotools, &dir)),
-            Action::Cargo(cargo) => Ok(cargo::commands(self, step, cargo, &dir)),
+            Action::Cargo(cargo) => cargo::commands(self, step, cargo, &dir),
         }
     }
 

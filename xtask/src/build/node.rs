@@ -1,12 +1,14 @@
 //! The kind `node`: npm or Yarn, whichever the source uses and in the version that it names.
 
 use super::Build;
-use crate::environment;
+use crate::environment::{self, Environment};
 use crate::error::{Kind, WithKind as _};
-use crate::shell::Command;
+use crate::shell::{Command, Network};
 use crate::stack::recipe::{Node, Step};
 use crate::toolchain::{self, Integrity, Package, Registry};
 use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -37,17 +39,14 @@ impl Tool {
     fn new(build: &Build<'_>, step: &Step, node: &Node, dir: &Path, offline: bool) -> anyhow::Result<Self> {
         let session = build.session;
         let plain = environment::base(session.dirs, build.epoch);
-        let registry = Registry { dirs: session.dirs, env: &plain, offline: session.offline };
+        let registry = Registry { dirs: session.dirs, env: &plain, supply: session.supply };
         let bin = toolchain::node(build.planned.recipe, session.host, &registry)?;
         let manager = manager(dir, &registry)?;
         let mut env = environment::with_path(build.env(step, &[]), &bin);
         if let Some(options) = &node.node_options {
             env.insert("NODE_OPTIONS".to_owned(), options.into());
         }
-        if offline {
-            env.insert("npm_config_offline".to_owned(), "true".into());
-            env.insert("YARN_ENABLE_NETWORK".to_owned(), "0".into());
-        }
+        env.extend(supplied(build, step, offline, matches!(manager, Manager::Script { classic: true, .. }))?);
         let command = match &manager {
             Manager::HostNpm => Command::new("npm", dir, &env),
             Manager::Script { name, path, .. } => {
@@ -63,19 +62,92 @@ impl Tool {
     }
 }
 
+/// Where the package managers have their caches, and whether they may ask for more.
+fn supplied(build: &Build<'_>, step: &Step, offline: bool, classic: bool) -> anyhow::Result<Environment> {
+    let (supply, dirs) = (build.session.supply, build.session.dirs);
+    let mut env = Environment::new();
+    let mut set = |name: &str, value: &OsStr| drop(env.insert(name.to_owned(), value.to_owned()));
+    set("npm_config_cache", supply.npm(dirs).as_os_str());
+    if supply.gathered().is_some() {
+        set("npm_config_prefer_offline", "true".as_ref());
+    }
+    if offline {
+        set("npm_config_offline", "true".as_ref());
+        set("YARN_ENABLE_NETWORK", "0".as_ref());
+        for (name, value) in supply.npm_registries(&build.planned.recipe.name).into_iter().flatten() {
+            set(&format!("npm_config_{name}"), value.as_ref());
+        }
+    }
+    if classic {
+        set("YARN_CACHE_FOLDER", dirs.cache("yarn-classic").as_os_str());
+        if let Some(mirror) = supply.yarn_classic(dirs) {
+            // It does not make the folder itself.
+            std::fs::create_dir_all(&mirror).kind(Kind::Stage, || format!("cannot make {}", mirror.display()))?;
+            set("YARN_YARN_OFFLINE_MIRROR", mirror.as_os_str());
+        }
+    } else if let Some(own) = supply.yarn(&build.planned.recipe.name, &step.name) {
+        // A cache of its own that is filled from the one all projects share: what is in it is what this one uses.
+        set("YARN_ENABLE_GLOBAL_CACHE", "0".as_ref());
+        set("YARN_ENABLE_MIRROR", "1".as_ref());
+        set("YARN_CACHE_FOLDER", own.as_os_str());
+    }
+    Ok(env)
+}
+
 /// Fetches the packages of the lock file into the manager's cache, without running anything of theirs.
 pub(super) fn dependencies(build: &Build<'_>, step: &Step, node: &Node, dir: &Path) -> anyhow::Result<Vec<Command>> {
-    let tool = Tool::new(build, step, node, dir, build.session.offline)?;
+    let supply = build.session.supply;
+    let tool = Tool::new(build, step, node, dir, supply.offline)?;
     if !node.install {
         return Ok(Vec::new());
     }
-    Ok(vec![tool.run(match &tool.manager {
+    let is_yarn = matches!(tool.manager, Manager::Script { name: "yarn", .. });
+    let mut commands = vec![tool.run(match &tool.manager {
+        Manager::Script { name: "yarn", classic: true, .. } if supply.offline => {
+            &["install", "--frozen-lockfile", "--non-interactive", "--ignore-scripts", "--offline"]
+        }
         Manager::Script { name: "yarn", classic: true, .. } => {
             &["install", "--frozen-lockfile", "--non-interactive", "--ignore-scripts"]
         }
         Manager::Script { name: "yarn", .. } => &["install", "--immutable", "--mode=skip-build"],
         _ => &["ci", "--ignore-scripts"],
-    })])
+    })];
+    if supply.gathered().is_some() && !is_yarn {
+        supply.note_registries(&build.planned.recipe.name, npm_registries(&tool)?);
+        if has_git_dependencies(dir) {
+            // npm clones repositories each time anew: whether it can do without shows when it has to.
+            commands.push(tool.run(&["ci", "--ignore-scripts", "--offline"]).with_network(Network::Offline));
+        }
+    }
+    Ok(commands)
+}
+
+/// Whether npm's lock file names packages in git repositories.
+fn has_git_dependencies(dir: &Path) -> bool {
+    let locks = ["npm-shrinkwrap.json", "package-lock.json"].map(|name| std::fs::read_to_string(dir.join(name)));
+    locks.into_iter().flatten().any(|text| text.contains("\"git+") || text.contains("\"git:"))
+}
+
+/// From which registries npm takes packages: its cache knows them by their addresses.
+fn npm_registries(tool: &Tool) -> anyhow::Result<BTreeMap<String, String>> {
+    let Command { program, args, env, dir, .. } = &tool.command;
+    let shell = xshell::Shell::new()?;
+    let _dir = shell.push_dir(dir);
+    let command = xshell::cmd!(shell, "{program} {args...} config ls --json").quiet().env_clear().ignore_stderr();
+    let command = env.iter().fold(command, |command, (name, value)| command.env(name, value));
+    let text = command.read().kind(Kind::Fetch, || "cannot ask npm for its registries".to_owned())?;
+    let all: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(&text).kind(Kind::Fetch, || "cannot read npm's configuration".to_owned())?;
+    let registries = all.into_iter().filter(|(name, _)| name == "registry" || name.ends_with(":registry"));
+    Ok(registries.filter_map(|(name, value)| Some((name, without_secrets(value.as_str()?)?))).collect())
+}
+
+/// An address without user and password: what is written down must not hold any.
+fn without_secrets(address: &str) -> Option<String> {
+    let mut url = reqwest::Url::parse(address).ok()?;
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    Some(url.into())
 }
 
 pub(super) fn commands(build: &Build<'_>, step: &Step, node: &Node, dir: &Path) -> anyhow::Result<Vec<Command>> {

@@ -1,5 +1,6 @@
 //! One component on its way: the nodes of its chain, done one after the other in one work folder.
 
+use super::gather::{self, Gathered};
 use super::{Build, Session, autotools, collect, prepare};
 use crate::key::Chain;
 use crate::plan::Component;
@@ -116,6 +117,24 @@ impl<'a> Work<'a> {
         let cost = build.fetch_dependencies(self.step(at))?;
         Self::note(&mut state, &format!("{} needs", self.step(at).name), cost);
         Ok(())
+    }
+
+    /// Prepares the source, fetches what all steps need, and removes the work folder: for a later build, or for a mirror.
+    ///
+    /// # Errors
+    /// Those of [`Self::unpack`], [`Self::patch`] and [`Self::needs`].
+    pub fn gather(&self, archive: Option<&Path>) -> anyhow::Result<Gathered> {
+        if !self.component.is_workspace() {
+            self.unpack(archive)?;
+            if !self.component.recipe.patches.is_empty() {
+                self.patch()?;
+            }
+        }
+        let mut state = self.lock();
+        self.begin(&mut state)?;
+        let gathered = gather::gather(&self.build(self.session.jobs, &state))?;
+        self.session.dirs.remove_work(self.name())?;
+        Ok(gathered)
     }
 
     /// Runs a step and keeps what it has changed.

@@ -17,7 +17,7 @@ pub fn run(args: &cli::Clean) -> anyhow::Result<()> {
     let lock = workshop.lock(true)?;
     let mut targets = Vec::new();
     if args.common.only.is_empty() {
-        targets.extend(["wip", "store", "state", "logs", "shell", "tmp", "home"].map(|name| dirs.build.join(name)));
+        targets.extend(["wip", "gathered", "store", "state", "logs", "shell", "tmp", "home"].map(|name| dirs.build.join(name)));
     } else {
         let chosen = workshop.stack.select(&args.common.only)?;
         // The launcher is always among what is chosen to be built; to be removed it has to be named.

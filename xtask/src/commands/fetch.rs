@@ -1,17 +1,30 @@
-//! `fetch`: all sources into the store.
+//! `fetch`: all sources into the store, and what they depend on into the caches.
 
-use super::{Workshop, package};
-use crate::cli;
+use super::{Workshop, package, vendor_export};
+use crate::supply::{Supply, stock};
+use crate::{cli, preflight};
 
-/// Fetches the sources of the chosen components, whether or not they have to be built.
+/// Fetches the sources of the chosen components, whether or not they have to be built; with `--dependencies` also what
+/// their lock files pin.
 ///
 /// # Errors
-/// Those of [`crate::fetch::fetch_all`].
+/// Those of [`crate::fetch::fetch_all`], and of the tools that fetch dependencies.
 pub fn run(args: &cli::Fetch) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, None)?;
     let recipes = workshop.stack.select(&args.common.only)?;
-    let _lock = workshop.lock(!args.wait.no_wait)?;
-    let archives = package::fetch_sources(&workshop, &recipes, &args.network)?;
+    if args.dependencies {
+        preflight::require(&preflight::check_fetching(&recipes, &workshop.host))?;
+    }
+    let lock = workshop.lock(!args.wait.no_wait)?;
+    let archives = if args.dependencies {
+        let stock = stock::take(&args.network.mirrors, &workshop.stack, &recipes, &workshop.dirs, &workshop.ui)?;
+        let supply = Supply::usual(args.network.offline, stock);
+        let brought = vendor_export::bring(&workshop, &lock, &recipes, &args.network, &supply)?;
+        workshop.dirs.remove_stand_in();
+        brought.archives
+    } else {
+        package::fetch_sources(&workshop, &recipes, &args.network)?
+    };
     workshop.ui.line(&format!("{} archives in {}", archives.len(), workshop.dirs.sources().display()));
     Ok(())
 }

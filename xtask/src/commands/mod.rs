@@ -11,6 +11,7 @@ pub mod lock;
 pub mod package;
 pub mod plan;
 pub mod shell;
+pub mod vendor_export;
 
 use crate::cli::Common;
 use crate::dirs::Dirs;

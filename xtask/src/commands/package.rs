@@ -13,6 +13,7 @@ use crate::stack::lock::Source;
 use crate::stack::recipe::Recipe;
 use crate::stage::{self, Bundle, Standing};
 use crate::store::{self, Record, Store};
+use crate::supply::{Supply, stock};
 use crate::{events, fetch, host};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -254,6 +255,8 @@ impl Package<'_> {
 
     fn execute_plan(&self, plan: &Plan<'_>, ready: BTreeMap<String, Record>, building: &[&Recipe]) -> anyhow::Result<Ended> {
         let (workshop, args) = (self.workshop, self.args);
+        let stock = stock::take(&args.network.mirrors, &workshop.stack, building, &workshop.dirs, &workshop.ui)?;
+        let supply = Supply::usual(args.network.offline, stock);
         let session = Session {
             stack: &workshop.stack,
             workspace: &workshop.workspace,
@@ -263,7 +266,7 @@ impl Package<'_> {
             store: self.store,
             jobs: jobs(args),
             flags: &workshop.flags,
-            offline: args.network.offline,
+            supply: &supply,
         };
         let skipped;
         let plan = if args.skip_build {

@@ -15,6 +15,7 @@ use crate::sandbox;
 use crate::shell::Command;
 use crate::stack::recipe::Recipe;
 use crate::store::Store;
+use crate::supply::{Supply, stock};
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::os::unix::process::CommandExt as _;
@@ -39,6 +40,8 @@ fn prepare(workshop: &Workshop, lock: &BuildLock, recipe: &Recipe, args: &cli::S
     let plan = workshop.planner(&store).plan(&[recipe])?;
     // The logs of the last run are what one wants to read in such a shell.
     workshop.ui.keep_logs(&workshop.dirs.build.join("shell"))?;
+    let stock = stock::take(&args.network.mirrors, &workshop.stack, &[recipe], &workshop.dirs, &workshop.ui)?;
+    let supply = Supply::usual(args.network.offline, stock);
     let session = Session {
         stack: &workshop.stack,
         workspace: &workshop.workspace,
@@ -48,7 +51,7 @@ fn prepare(workshop: &Workshop, lock: &BuildLock, recipe: &Recipe, args: &cli::S
         store: &store,
         jobs: host::cores(),
         flags: &workshop.flags,
-        offline: args.network.offline,
+        supply: &supply,
     };
     let component = plan.components.first().ok_or_else(|| Kind::Other.error("nothing was planned"))?;
     let work = Work::new(&session, component);

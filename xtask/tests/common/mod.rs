@@ -269,3 +269,11 @@ impl Drop for Tmpfs {
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
+
+/// Where the miniature stack is built, for all tests: the next run finds there what has not changed. The blank is there on
+/// purpose.
+pub fn ministack_place(inner: &str) -> PathBuf {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ministack built here").join(inner);
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    place
+}
