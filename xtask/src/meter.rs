@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// The pause between two looks.
 const EVERY: Duration = Duration::from_millis(200);
 
-/// A look's time is this part of the pause after it at most.
+/// A look's processor time is this part of the pause after it at most.
 const SHARE: u32 = 100;
 
 /// The first pause between two points of the machine's load.
@@ -131,7 +131,7 @@ impl Shared {
             let wanted = !watched.families.is_empty();
             // No command should have to wait while all of /proc is read.
             drop(watched);
-            let started = Instant::now();
+            let before = own_time();
             let all = if wanted { os::processes() } else { Vec::new() };
             let point = load.look(began.elapsed());
             watched = self.lock();
@@ -142,9 +142,16 @@ impl Shared {
                 watched.load.push(point);
                 load.thin(&mut watched.load);
             }
-            pause = EVERY.max(started.elapsed() * SHARE);
+            // Processor time: on a busy machine the clock would count what others take.
+            pause = EVERY.max(own_time().saturating_sub(before) * SHARE);
         }
     }
+}
+
+/// Processor time of this thread.
+fn own_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Watches commands and the machine until it is dropped.

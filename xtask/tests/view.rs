@@ -95,7 +95,7 @@ fn every_line_of_a_run_is_an_event_as_documented() {
     let place = compiled(&GOOD_MAKEFILE.replace("all:\n", "all:\n\t@printf '\\033[31mred\\033[0m\\n'\n"));
     let (status, all, people) = json(&place, &["package", "--json", "-v"]);
     assert_eq!(status, 0, "{people}");
-    assert!(people.contains("✓ thing compile"), "{people}");
+    assert!(people.contains("✓ thing compile") && people.contains("    thing compile | red\n"), "{people}");
     let plan = named(&all, "plan")[0];
     assert_eq!((&plan["stack"], &plan["cached"], &plan["expected-s"]), (&"stack".into(), &0.into(), &Value::Null));
     let begin = named(&all, "step-begin").into_iter().find(|event| event["step"] == "unpack").unwrap();
