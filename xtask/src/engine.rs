@@ -81,7 +81,7 @@ impl<'a> Engine<'a> {
                     fetching.store(false, Ordering::SeqCst);
                 });
             }
-            crew.run(|at, cores| self.work(&crew, &shared, at, cores));
+            crew.run(|at, urgent| self.work(&crew, &shared, at, urgent));
             if let (Err(error), true) = (interrupt::check(), fetching.load(Ordering::SeqCst)) {
                 // A download may take long to notice; there is nothing of it to tidy up.
                 error::leave(&error);
@@ -130,13 +130,12 @@ impl<'a> Engine<'a> {
     }
 
     /// Does a node; says whether it ended well.
-    fn work(&self, crew: &Crew, shared: &Shared<'_>, at: usize, cores: u32) -> bool {
-        let jobs = if std::env::var_os("XTASK_SHARE").is_some() { cores as usize } else { self.session.jobs };
+    fn work(&self, crew: &Crew, shared: &Shared<'_>, at: usize, urgent: bool) -> bool {
         let node = &self.plan.nodes[at];
         let outcome = match (&node.todo, node.component) {
             (Todo::Nothing, _) => Ok(()),
             (_, None) => self.bundle(node),
-            (_, Some(index)) => self.component(shared, &shared.works[index], node, jobs),
+            (_, Some(index)) => self.component(shared, &shared.works[index], node, urgent),
         };
         let good = outcome.is_ok();
         if let Err(error) = outcome {
@@ -145,7 +144,7 @@ impl<'a> Engine<'a> {
         good
     }
 
-    fn component(&self, shared: &Shared<'_>, work: &Work<'_>, node: &Node, jobs: usize) -> anyhow::Result<()> {
+    fn component(&self, shared: &Shared<'_>, work: &Work<'_>, node: &Node, urgent: bool) -> anyhow::Result<()> {
         let recipe = work.component().recipe;
         let last_of_preparation = if recipe.patches.is_empty() { Job::Unpack } else { Job::Patch };
         match (node.job, &node.todo) {
@@ -154,14 +153,14 @@ impl<'a> Engine<'a> {
                 work.unpack(archive.as_deref())?;
             }
             (Job::Patch, _) => work.patch()?,
-            (Job::Needs(at), _) => work.needs(at, jobs)?,
+            (Job::Needs(at), _) => work.needs(at, urgent)?,
             (Job::Step(at), Todo::Reuse(Some(record))) => {
                 work.reuse(record).map_err(|error| match error.is::<Damaged>() {
                     true => error.context(plan::damaged_result(&recipe.name, &recipe.steps[at].name)),
                     false => error,
                 })?;
             }
-            (Job::Step(at), _) => work.run(at, jobs)?,
+            (Job::Step(at), _) => work.run(at, urgent)?,
             (Job::Collect, _) => {
                 let record = work.collect()?;
                 lock(&self.results).insert(recipe.name.clone(), record);

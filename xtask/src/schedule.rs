@@ -6,6 +6,13 @@
 //! only fetches takes no core, so that compiling goes on beside it. When a task fails, those behind it are left out; all
 //! others are finished.
 //!
+//! A build tool is given as many jobs as there are cores (`-j`, `-p`), though others run beside it, and all but the tasks on the
+//! longest way run with a lower priority. Giving each its share of the cores instead would leave cores idle when one step
+//! is left with its small share; giving all the same priority would slow down the longest way: on two cores, one thread of
+//! Grafana's pages (535 s) beside a compiler with two (555 s of work) gets two thirds of a core, so that both end after 674 s
+//! instead of 555. Memory, which oversubscription costs, has a budget of its own. A make jobserver would be heard by make and
+//! cargo alone, which have a tenth of the work; Go and Node do not know it.
+//!
 //! Some tasks are done by somebody else (all downloads share one client); they are only waited for, see [`Task::external`].
 
 use crate::interrupt;
@@ -118,12 +125,12 @@ impl Crew {
         self.changed.notify_all();
     }
 
-    /// Runs the graph to its end. `work` does a task and says whether it ended well.
-    pub fn run(&self, work: impl Fn(usize, u32) -> bool + Sync) {
-        let work = |task: usize, need: Resources| {
+    /// Runs the graph to its end. `work` does a task, which it is told to be urgent or not, and says whether it ended well.
+    pub fn run(&self, work: impl Fn(usize, bool) -> bool + Sync) {
+        let work = |task: usize, need: Resources, urgent: bool| {
             // A panic is passed on when the thread is joined; nobody may wait for it until then.
             let guard = Ending { crew: self, task, need, good: false };
-            let good = work(task, need.cores);
+            let good = work(task, urgent);
             Ending::end(guard, good);
         };
         let work = &work;
@@ -132,14 +139,15 @@ impl Crew {
             loop {
                 self.leave_out(&mut state);
                 if let Some(task) = self.next(&state) {
-                    let need = self.grant(&state, task);
+                    let need = self.tasks[task].need.within(self.total);
+                    let urgent = self.is_urgent(&state, task);
                     state.stands[task] = Stand::Runs;
                     state.free.cores -= need.cores;
                     state.free.memory_mb -= need.memory_mb;
                     drop(state);
-                    if std::thread::Builder::new().spawn_scoped(scope, move || work(task, need)).is_err() {
+                    if std::thread::Builder::new().spawn_scoped(scope, move || work(task, need, urgent)).is_err() {
                         // No thread was to be had; this one has time.
-                        work(task, need);
+                        work(task, need, urgent);
                     }
                     state = self.lock();
                 } else if state.stands.iter().any(|stand| matches!(stand, Stand::Waits | Stand::Runs)) {
@@ -162,15 +170,10 @@ impl Crew {
         }
     }
 
-    /// What a task is given: its share of what is free now, if that is more than it needs.
-    fn grant(&self, state: &State, task: usize) -> Resources {
-        let need = self.tasks[task].need.within(self.total);
-        if need.cores == 0 || std::env::var_os("XTASK_SHARE").is_none() {
-            return need;
-        }
-        let rivals = self.ready(state).filter(|(_, task)| task.need.cores > 0).count().max(1);
-        let share = state.free.cores / u32::try_from(rivals).unwrap_or(u32::MAX);
-        Resources { cores: share.max(need.cores), ..need }
+    /// Whether no task that is left has a longer way to go, so that the run ends the later the later this one does.
+    fn is_urgent(&self, state: &State, task: usize) -> bool {
+        let left = state.stands.iter().zip(&self.remaining).filter(|(stand, _)| matches!(stand, Stand::Waits | Stand::Runs));
+        left.map(|(_, remaining)| *remaining).max() == Some(self.remaining[task])
     }
 
     /// The tasks that could begin, were there room for all of them.
@@ -240,6 +243,24 @@ mod tests {
         let one = need(1, 1);
         let tasks = vec![task(one, 1, &[]), task(one, 100, &[0]), task(one, 50, &[]), task(one, 1, &[1, 2])];
         assert_eq!(order(one, tasks, |_| true), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_on_the_longest_way_is_urgent_and_the_rest_is_not() {
+        let one = need(1, 1);
+        let tasks = vec![task(one, 1, &[]), task(one, 100, &[0]), task(one, 50, &[]), task(one, 1, &[1, 2])];
+        let urgent = Mutex::new(Vec::new());
+        Crew::new(need(2, 2), tasks).run(|at, is_urgent| {
+            urgent.lock().unwrap().push((at, is_urgent));
+            // The long one runs until the one beside it has begun.
+            while at == 1 && !urgent.lock().unwrap().iter().any(|(at, _)| *at == 2) {
+                std::thread::yield_now();
+            }
+            true
+        });
+        let mut urgent = urgent.into_inner().unwrap();
+        urgent.sort_unstable();
+        assert_eq!(urgent, [(0, true), (1, true), (2, false), (3, true)]);
     }
 
     #[test]

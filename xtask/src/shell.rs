@@ -36,6 +36,8 @@ pub struct Command {
     pub dir: PathBuf,
     /// Whether it may use the network; most may not.
     pub network: Network,
+    /// Whether others that want a core go first.
+    pub patient: bool,
 }
 
 /// Whether a command may use the network, and what it means if it wants to and may not.
@@ -77,12 +79,25 @@ enum Event {
 impl Command {
     /// A command without arguments.
     pub fn new(program: impl Into<PathBuf>, dir: &Path, env: &BTreeMap<String, OsString>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: env.clone(), dir: dir.to_owned(), network: Network::Closed }
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: env.clone(),
+            dir: dir.to_owned(),
+            network: Network::Closed,
+            patient: false,
+        }
     }
 
     /// Says whether the command may use the network.
     pub fn with_network(mut self, network: Network) -> Self {
         self.network = network;
+        self
+    }
+
+    /// Lets others go first.
+    pub fn patient(mut self) -> Self {
+        self.patient = true;
         self
     }
 
@@ -135,15 +150,18 @@ impl Command {
 
     fn spawn_and_wait(&self, step: &Step) -> anyhow::Result<(ExitStatus, Cost)> {
         let (reader, writer) = std::io::pipe()?;
-        let mut command = match sandbox::PROGRAM.as_ref().filter(|_| self.network != Network::Open) {
-            Some(wrapper) => {
-                let mut command = std::process::Command::new(wrapper);
-                command.arg(sandbox::COMMAND).arg("--").arg(&self.program);
-                command
-            }
-            None => std::process::Command::new(&self.program),
-        };
-        command.args(&self.args).env_clear().envs(&self.env).current_dir(&self.dir);
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(wrapper) = sandbox::PROGRAM.as_ref().filter(|_| self.network != Network::Open) {
+            words.extend([wrapper.into(), sandbox::COMMAND.into(), "--".into()]);
+        }
+        if self.patient {
+            // A quarter of the weight that a program has beside it, on Linux.
+            words.extend(["nice", "-n", "6"].map(OsString::from));
+        }
+        words.push((&self.program).into());
+        words.extend(self.args.iter().cloned());
+        let mut command = std::process::Command::new(&words[0]);
+        command.args(&words[1..]).env_clear().envs(&self.env).current_dir(&self.dir);
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
         let child = command.spawn().map_err(|error| {
             Kind::Compile.error(format!("cannot start {}: {error} (in {})", self.program.display(), self.dir.display()))

@@ -290,5 +290,5 @@ fn nothing_is_compiled_twice_and_a_patch_that_changed_rebuilds_its_component_alo
     let text = Outcome::of(&plan.output().unwrap()).good();
     let name = patch.file_name().unwrap().to_str().unwrap();
     assert!(text.contains(&format!("to be built: patches/go-carbon/{name} changed")), "{text}");
-    assert_eq!(text.matches("to be built").count(), 1, "{text}");
+    assert_eq!(text.matches("to be built:").count(), 1, "{text}");
 }

@@ -20,7 +20,7 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, autotools: &Autotools, di
         commands.push(command(&autotools.bootstrap));
     }
     commands.push(Command::new("./configure", dir, &env).args(build.fill_all(&autotools.configure)));
-    let jobs = format!("-j{}", build.jobs);
+    let jobs = format!("-j{}", build.session.jobs);
     commands.push(Command::new("make", dir, &env).arg(jobs).args(build.fill_all(&autotools.targets)));
     if autotools.install {
         let dest = format!("DESTDIR={}", build.dest().display());

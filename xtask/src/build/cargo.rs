@@ -83,7 +83,7 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path
     if !cargo.features.is_empty() {
         command = command.args(["--features".to_owned(), cargo.features.join(",")]);
     }
-    command = command.arg("--jobs").arg(build.jobs.to_string());
+    command = command.arg("--jobs").arg(build.session.jobs.to_string());
     let bin_dir = build.dest().join("bin");
     let made = cargo.bins.iter().map(|bin| out.join("release").join(bin));
     let install =

@@ -93,7 +93,7 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, go: &Go, dir: &Path) -> a
         let mut ldflags = build.fill_all(&go.ldflags);
         // The build id is a hash over paths and inputs of this machine's cache; nothing needs it.
         ldflags.insert(0, "-buildid=".to_owned());
-        command = command.args(["build", "-trimpath", "-buildvcs=false", "-p"]).arg(build.jobs.to_string());
+        command = command.args(["build", "-trimpath", "-buildvcs=false", "-p"]).arg(build.session.jobs.to_string());
         command = command.args(module).args(tags).arg(format!("-ldflags={}", go_words(&ldflags)));
         command = command.arg("-o").arg(build.fill(output)).arg(build.fill(package));
     } else if let Some(words) = &go.run {

@@ -65,8 +65,8 @@ struct Build<'a> {
     src: PathBuf,
     /// Newest time stamp in the source, seconds since 1970.
     epoch: u64,
-    /// How many jobs the step's tools may run at once.
-    jobs: usize,
+    /// Whether the run ends the later the later the step does.
+    urgent: bool,
 }
 
 impl Build<'_> {
@@ -134,18 +134,24 @@ impl Build<'_> {
             Network::Closed => command.with_network(self.session.supply.network()),
             Network::Open | Network::Offline => command,
         };
-        Ok(commands.into_iter().map(network).collect())
+        Ok(self.in_their_turn(commands.into_iter().map(network).collect()))
     }
 
     /// The commands of a step, in order.
     fn commands(&self, step: &Step) -> anyhow::Result<Vec<Command>> {
         let dir = self.dir(step)?;
-        match step.action() {
-            Action::Go(go) => go::commands(self, step, go, &dir),
-            Action::Node(node) => node::commands(self, step, node, &dir),
-            Action::Autotools(autotools) => Ok(autotools::commands(self, step, autotools, &dir)),
-            Action::Cargo(cargo) => cargo::commands(self, step, cargo, &dir),
-        }
+        let commands = match step.action() {
+            Action::Go(go) => go::commands(self, step, go, &dir)?,
+            Action::Node(node) => node::commands(self, step, node, &dir)?,
+            Action::Autotools(autotools) => autotools::commands(self, step, autotools, &dir),
+            Action::Cargo(cargo) => cargo::commands(self, step, cargo, &dir)?,
+        };
+        Ok(self.in_their_turn(commands))
+    }
+
+    /// The commands with the priority that the step has.
+    fn in_their_turn(&self, commands: Vec<Command>) -> Vec<Command> {
+        if self.urgent { commands } else { commands.into_iter().map(Command::patient).collect() }
     }
 
     /// The fixed environment, the kind's additions, and on top the step's own.
@@ -166,7 +172,7 @@ impl Build<'_> {
         text.replace("{version}", version)
             .replace("{src}", &self.src.to_string_lossy())
             .replace("{dest}", &self.dest().to_string_lossy())
-            .replace("{jobs}", &self.jobs.to_string())
+            .replace("{jobs}", &self.session.jobs.to_string())
             .replace("{epoch}", &self.epoch.to_string())
     }
 

@@ -107,13 +107,13 @@ impl<'a> Work<'a> {
         steps.any(|step| matches!(step.action(), Action::Autotools(_)) && autotools::lacks_configure(&src.join(&step.dir)))
     }
 
-    /// Fetches what a step needs.
+    /// Fetches what a step needs; with a lower priority unless it is urgent.
     ///
     /// # Errors
     /// [`crate::error::Kind::Compile`] when that fails.
-    pub fn needs(&self, at: usize, jobs: usize) -> anyhow::Result<()> {
+    pub fn needs(&self, at: usize, urgent: bool) -> anyhow::Result<()> {
         let mut state = self.lock();
-        let build = self.before_step(at, jobs, &mut state)?;
+        let build = self.before_step(at, urgent, &mut state)?;
         let cost = build.fetch_dependencies(self.step(at))?;
         Self::note(&mut state, &format!("{} needs", self.step(at).name), cost);
         Ok(())
@@ -132,18 +132,18 @@ impl<'a> Work<'a> {
         }
         let mut state = self.lock();
         self.begin(&mut state)?;
-        let gathered = gather::gather(&self.build(self.session.jobs, &state))?;
+        let gathered = gather::gather(&self.build(true, &state))?;
         self.session.dirs.remove_work(self.name())?;
         Ok(gathered)
     }
 
-    /// Runs a step and keeps what it has changed.
+    /// Runs a step, with a lower priority unless it is urgent, and keeps what it has changed.
     ///
     /// # Errors
     /// [`crate::error::Kind::Compile`] when it fails, [`crate::error::Kind::Stage`] when its result cannot be kept.
-    pub fn run(&self, at: usize, jobs: usize) -> anyhow::Result<()> {
+    pub fn run(&self, at: usize, urgent: bool) -> anyhow::Result<()> {
         let mut state = self.lock();
-        let build = self.before_step(at, jobs, &mut state)?;
+        let build = self.before_step(at, urgent, &mut state)?;
         let step = self.step(at);
         let cost = build.run_step(step)?;
         Self::note(&mut state, &step.name, cost);
@@ -186,7 +186,7 @@ impl<'a> Work<'a> {
     pub fn collect(&self) -> anyhow::Result<Record> {
         let mut state = self.lock();
         self.begin(&mut state)?;
-        let build = self.build(self.session.jobs, &state);
+        let build = self.build(true, &state);
         let step = self.session.ui.step(self.name(), "collect");
         let record = collect::collect(&build, std::mem::take(&mut state.costs));
         let record = step.close(record, |record| match &record.content {
@@ -213,9 +213,8 @@ impl<'a> Work<'a> {
     /// # Errors
     /// When the step's tools cannot be had.
     pub fn first_command(&self, at: usize) -> anyhow::Result<Command> {
-        let jobs = self.session.jobs;
         let mut state = self.lock();
-        let build = self.before_step(at, jobs, &mut state)?;
+        let build = self.before_step(at, true, &mut state)?;
         let first = build.commands(self.step(at))?.into_iter().next();
         first.with_context(|| format!("step {} runs no command", self.step(at).name))
     }
@@ -252,9 +251,9 @@ impl<'a> Work<'a> {
     }
 
     /// Writes down what is in the folder, to know afterwards what the step has changed, and that it has begun.
-    fn before_step(&self, at: usize, jobs: usize, state: &mut State) -> anyhow::Result<Build<'a>> {
+    fn before_step(&self, at: usize, urgent: bool, state: &mut State) -> anyhow::Result<Build<'a>> {
         self.begin(state)?;
-        let build = self.build(jobs, state);
+        let build = self.build(urgent, state);
         let unfinished = Unfinished { step: self.step(at).name.clone(), key: self.chain_to(at).key(), epoch: build.epoch };
         let path = self.session.dirs.work_state(self.name());
         fs::write(&path, serde_json::to_vec(&unfinished)?).with_context(|| format!("cannot write {}", path.display()))?;
@@ -270,14 +269,14 @@ impl<'a> Work<'a> {
         let _ = fs::remove_file(self.session.dirs.work_state(self.name()));
     }
 
-    fn build(&self, jobs: usize, state: &State) -> Build<'a> {
+    fn build(&self, urgent: bool, state: &State) -> Build<'a> {
         let work = self.folder();
         let src = match self.component.material {
             Material::Locked(_) => work.join("src"),
             Material::Workspace => self.session.workspace.to_owned(),
         };
         let epoch = state.epoch.unwrap_or(prepare::FOLDER_EPOCH);
-        Build { session: self.session, planned: self.component, work, src, epoch, jobs }
+        Build { session: self.session, planned: self.component, work, src, epoch, urgent }
     }
 
     fn note(state: &mut State, node: &str, cost: Cost) {

@@ -100,11 +100,11 @@ fn make_ready(workshop: &Workshop, work: &Work<'_>, recipe: &Recipe, at: usize, 
         if let Some(record) = work.kept(before)? {
             work.reuse(&record)?;
         } else {
-            work.needs(before, host::cores())?;
-            work.run(before, host::cores())?;
+            work.needs(before, true)?;
+            work.run(before, true)?;
         }
     }
-    work.needs(at, host::cores())
+    work.needs(at, true)
 }
 
 /// The command with other words: those that are given, or the user's shell. On a terminal it is told which one.

@@ -159,7 +159,7 @@ pub fn apply(store: &Store, record: &Record, root: &Path) -> anyhow::Result<()> 
     let path = store.object(&pack.sha256);
     let file = File::open(&path).map_err(|error| Damaged(format!("{} cannot be read: {error}", path.display())))?;
     let mut reader = Hashed { inner: BufReader::with_capacity(256 * 1024, file), hash: Sha256::new() };
-    let mut layer = Layer { root, folders: Vec::new(), sound: None };
+    let mut layer = Layer { root, folders: Vec::new(), open: None };
     let mut archive = tar::Archive::new(&mut reader);
     let laid = archive.entries().map_err(anyhow::Error::from).and_then(|mut entries| {
         entries.try_for_each(|entry| layer.lay(&mut entry?))?;
@@ -192,8 +192,8 @@ struct Layer<'a> {
     root: &'a Path,
     /// Folders whose mode and time are set at the end, when nothing is put into them any more.
     folders: Vec<(PathBuf, u32, Timespec)>,
-    /// The folder that is known to be one, and no link on the way to it.
-    sound: Option<PathBuf>,
+    /// The folder that is worked in, which is known to be one with no link on the way to it, and the time that it had.
+    open: Option<(PathBuf, Timespec)>,
 }
 
 impl Layer<'_> {
@@ -206,18 +206,9 @@ impl Layer<'_> {
         }
         let inner = name.strip_prefix(TREE).with_context(|| format!("{} has no place", name.display()))?;
         anyhow::ensure!(crate::stack::lock::stays_inside(inner), "{} leads out of the folder", name.display());
-        self.check_parents(inner)?;
+        self.enter_folder(inner)?;
         let path = self.root.join(inner);
-        self.keep_time(&path, |layer| layer.lay_at(entry, &path)).with_context(|| format!("cannot make {}", path.display()))
-    }
-
-    /// Does something to what is in a folder and leaves the folder's time as it was: where the step has changed that too,
-    /// the folder has an entry of its own.
-    fn keep_time(&mut self, path: &Path, work: impl FnOnce(&mut Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let folder = path.parent().unwrap_or(self.root);
-        let meta = folder.symlink_metadata()?;
-        work(self)?;
-        set_time(folder, Timespec { tv_sec: meta.mtime(), tv_nsec: meta.mtime_nsec() })
+        self.lay_at(entry, &path).with_context(|| format!("cannot make {}", path.display()))
     }
 
     fn lay_at(&mut self, entry: &mut tar::Entry<'_, impl Read>, path: &Path) -> anyhow::Result<()> {
@@ -237,12 +228,16 @@ impl Layer<'_> {
                 return Ok(());
             }
             tar::EntryType::Symlink => {
-                dirs::remove_all(path)?;
+                if there.is_some() {
+                    dirs::remove_all(path)?;
+                }
                 let target = entry.link_name_bytes().context("it is a link to nothing")?.into_owned();
                 std::os::unix::fs::symlink(OsStr::from_bytes(&target), path)?;
             }
             _ => {
-                dirs::remove_all(path)?;
+                if there.is_some() {
+                    dirs::remove_all(path)?;
+                }
                 let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
                 io::copy(entry, &mut file)?;
                 file.flush()?;
@@ -252,20 +247,30 @@ impl Layer<'_> {
         set_time(path, time)
     }
 
-    /// No link may stand on the way, or what is laid out could land anywhere.
-    fn check_parents(&mut self, inner: &Path) -> anyhow::Result<()> {
+    /// Begins to work in the folder of `inner`, and ends in the one before. No link may stand on the way, or what is laid out
+    /// could land anywhere. A folder keeps the time that it had: where the step has changed that too, it has an entry.
+    fn enter_folder(&mut self, inner: &Path) -> anyhow::Result<()> {
         let parent = inner.parent().unwrap_or(Path::new(""));
-        if self.sound.as_deref() == Some(parent) {
+        if self.open.as_ref().is_some_and(|(open, _)| open == parent) {
             return Ok(());
         }
+        self.leave_folder()?;
         let mut folder = self.root.to_owned();
         for part in parent.components() {
             folder.push(part);
             let meta = folder.symlink_metadata().with_context(|| format!("cannot look at {}", folder.display()))?;
             anyhow::ensure!(meta.is_dir(), "{} is no folder", folder.display());
         }
-        self.sound = Some(parent.to_owned());
+        let meta = folder.symlink_metadata()?;
+        self.open = Some((parent.to_owned(), Timespec { tv_sec: meta.mtime(), tv_nsec: meta.mtime_nsec() }));
         Ok(())
+    }
+
+    fn leave_folder(&mut self) -> anyhow::Result<()> {
+        match self.open.take() {
+            Some((folder, time)) => set_time(&self.root.join(folder), time),
+            None => Ok(()),
+        }
     }
 
     fn remove(&mut self, name: &[u8]) -> anyhow::Result<()> {
@@ -273,13 +278,14 @@ impl Layer<'_> {
         anyhow::ensure!(crate::stack::lock::stays_inside(inner), "{} leads out of the folder", inner.display());
         let path = self.root.join(inner);
         // Where a file has taken a folder's place, what was in it is gone already.
-        if self.check_parents(inner).is_err() {
+        if self.enter_folder(inner).is_err() {
             return Ok(());
         }
-        self.keep_time(&path, |_| Ok(dirs::remove_all(&path)?)).with_context(|| format!("cannot remove {}", path.display()))
+        dirs::remove_all(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
+        self.leave_folder()?;
         for (path, mode, time) in self.folders.drain(..).rev() {
             fs::set_permissions(&path, Permissions::from_mode(mode))
                 .with_context(|| format!("cannot change {}", path.display()))?;
