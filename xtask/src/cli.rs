@@ -1,5 +1,6 @@
 //! Every command and flag, in one place; the doc comments are the help.
 
+use crate::archive::Format;
 use crate::fetch::Mirror;
 use crate::progress::Verbosity;
 use clap::{Args, Parser, Subcommand};
@@ -39,7 +40,7 @@ pub enum Command {
     Clean(Clean),
     /// Run all checks and tests, as CI does
     Ci(Ci),
-    /// Measure archive and rebuild times against common tools, as ratios
+    /// Measure archive, unpack, fetch and rebuild against common tools, as ratios, and peak memory
     Bench(Bench),
     /// Check the pins in vendor.lock, or pin another version
     #[command(subcommand)]
@@ -147,6 +148,9 @@ pub struct Package {
     /// Leave the tree in the dist folder, make no archive
     #[arg(long)]
     pub skip_archive: bool,
+    /// Write the archive in this form: gz, xz (smaller, slower) or zst (needs the feature `zstd`); several with commas
+    #[arg(long = "format", value_name = "FORM", value_delimiter = ',', default_value = "gz", value_parser = Format::parse)]
+    pub formats: Vec<Format>,
     /// How many jobs a build tool may run at once [default: the cores of this machine]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
@@ -290,9 +294,15 @@ pub struct Bench {
     /// Folder for the tree and the archive [default: dist/]
     #[arg(long, value_name = "DIR")]
     pub dist_dir: Option<PathBuf>,
-    /// Measure the archive of this folder instead of the staged bundle
+    /// Measure with this folder instead of the staged bundle [default without a bundle: a synthetic one as large]
     #[arg(long, value_name = "DIR")]
     pub tree: Option<PathBuf>,
+    /// Write this archive of --tree and nothing else
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub only_archive: Option<PathBuf>,
+    /// The form of that archive
+    #[arg(long, hide = true, default_value = "gz", value_parser = Format::parse)]
+    pub only_form: Format,
     /// How often each command is run
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub runs: u8,

@@ -4,6 +4,7 @@
 //! as soon as it has arrived, and its components go on while others are still under way. A node that fails takes those behind
 //! it with it and no other.
 
+use crate::archive::{self, Format};
 use crate::build::{Session, Work};
 use crate::error::{self, Kind};
 use crate::fetch;
@@ -11,9 +12,9 @@ use crate::plan::{self, Job, Node, Plan, Todo};
 use crate::preflight;
 use crate::schedule::{Crew, Resources, Task};
 use crate::stack::lock::Source;
-use crate::stage::{Bundle, Piece};
+use crate::stage::{Bundle, Piece, Standing};
 use crate::store::{Damaged, Record};
-use crate::{archive, interrupt, progress};
+use crate::{interrupt, progress};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -186,24 +187,34 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Writes the archives that do not stand.
     fn archive(&self) -> anyhow::Result<()> {
         let (bundle, ui) = (self.bundle, self.session.ui);
         let step = ui.step("bundle", "archive");
+        let notes = bundle.formats.iter().map(|format| self.archive_as(*format)).collect::<anyhow::Result<Vec<_>>>();
+        step.close(notes, |notes| notes.join("; ")).map(drop)
+    }
+
+    fn archive_as(&self, format: Format) -> anyhow::Result<String> {
+        let (bundle, ui) = (self.bundle, self.session.ui);
+        if bundle.look_at_archive(format) == Standing::Same {
+            return Ok(format!("{format} unchanged"));
+        }
         let cache = bundle.dirs.archive_cache();
-        let options =
-            archive::Options { mtime: bundle.epoch, jobs: self.session.jobs, cache: Some(&cache), level: archive::LEVEL };
-        let summary = archive::write(&bundle.tree(), &bundle.name, &bundle.archive(), &options);
-        let summary = step.close(summary, |summary| {
-            format!(
-                "{} of {} files with {}, {} of {} blocks as before",
-                progress::bytes(summary.bytes),
-                summary.files,
-                progress::bytes(summary.content),
-                summary.reused,
-                summary.blocks
-            )
-        })?;
-        bundle.remember_archive(summary.sha256)
+        let options = archive::Options { format, mtime: bundle.epoch, jobs: self.session.jobs, cache: Some(&cache) };
+        let summary = archive::write(&bundle.tree(), &bundle.name, &bundle.archive(format), &options)?;
+        for path in &summary.damaged {
+            ui.line(&format!("  ! {} was damaged; it is thrown away and made again", path.display()));
+        }
+        bundle.remember_archive(format, summary.sha256)?;
+        Ok(format!(
+            "{} of {} files with {}, {} of {} blocks as before",
+            progress::bytes(summary.bytes),
+            summary.files,
+            progress::bytes(summary.content),
+            summary.reused,
+            summary.blocks
+        ))
     }
 }
 

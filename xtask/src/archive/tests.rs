@@ -1,10 +1,21 @@
 //! Archives of real trees, read back by others: the real tar, the tar crate, our own unpacker.
 
+use super::blocks::{LARGE_FILE, LARGEST, Piece, SMALLEST, plan};
+use super::tree::{Stamp, What, list};
 use super::*;
 use crate::error::kind_of;
 use proptest::prelude::*;
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+
+/// The time of the entries.
+const TIME: u64 = 1_700_000_000;
+
+/// The forms that this program can write, as it was compiled.
+fn formats() -> impl Iterator<Item = Format> {
+    ["gz", "xz", "zst"].into_iter().filter_map(|name| Format::parse(name).ok())
+}
 
 struct Place {
     folder: tempfile::TempDir,
@@ -49,9 +60,28 @@ impl Place {
         std::fs::create_dir_all(self.tree().join("an empty/folder")).unwrap();
     }
 
+    /// A tree of several blocks that even xz is soon done with.
+    fn lines(&self) {
+        for n in 0..3_u32 {
+            let text: String = (0..100_000).map(|line| format!("line {} of file {n}\n", line / 50)).collect();
+            self.file(&format!("share/{n}.txt"), text.as_bytes(), 0o644);
+        }
+        self.file("bin/program", &noise(1, 60_001), 0o755);
+        self.file("empty", b"", 0o444);
+        std::os::unix::fs::symlink("bin/program", self.tree().join("installer")).unwrap();
+    }
+
     fn write_with(&self, jobs: usize, cache: Option<&Path>) -> anyhow::Result<Summary> {
-        let options = Options { mtime: 1_700_000_000, jobs, level: LEVEL, cache };
-        write(&self.tree(), "thing-0.1.0", &self.target(), &options)
+        self.write_as(Format::Gz, jobs, cache)
+    }
+
+    /// Where an archive of this form stands.
+    fn target_as(&self, format: Format) -> PathBuf {
+        self.target().with_file_name(format!("thing-0.1.0.{}", format.ending()))
+    }
+
+    fn write_as(&self, format: Format, jobs: usize, cache: Option<&Path>) -> anyhow::Result<Summary> {
+        write(&self.tree(), "thing-0.1.0", &self.target_as(format), &Options { format, mtime: TIME, jobs, cache })
     }
 
     fn write(&self) -> Vec<u8> {
@@ -139,6 +169,39 @@ fn the_real_tar_and_our_own_unpacker_read_it() {
     assert_eq!(listing(&unpacked), theirs);
 }
 
+/// Runs a tool that must succeed and say nothing on standard error.
+fn tool(program: &str, args: &[&std::ffi::OsStr]) {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success() && output.stderr.is_empty(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn every_form_is_read_by_its_real_tool_and_does_not_depend_on_cores_or_cache() {
+    let place = Place::new();
+    place.lines();
+    for (format, program) in formats().zip(["gzip", "xz", "zstd"]) {
+        let target = place.target_as(format);
+        let first = place.write_as(format, 1, None).unwrap();
+        let out = place.folder.path().join(format!("out {format}"));
+        std::fs::create_dir(&out).unwrap();
+        tool(program, &["-t".as_ref(), "-q".as_ref(), target.as_os_str()]);
+        tool("tar", &["-C".as_ref(), out.as_os_str(), "-xaf".as_ref(), target.as_os_str()]);
+        let content = |tree: &Path| listing(tree).into_iter().map(|(name, _, link, content)| (name, link, content));
+        assert!(content(&out.join("thing-0.1.0")).eq(content(&place.tree())), "{format}");
+        let sums = std::fs::read_to_string(target.with_added_extension("sha256")).unwrap();
+        assert_eq!(sums, format!("{}  thing-0.1.0.tar.{format}\n", first.sha256));
+        for jobs in [2, 5] {
+            let cached = place.write_as(format, jobs, Some(&place.cache())).unwrap();
+            assert_eq!(cached.sha256, first.sha256, "{format} with {jobs} cores");
+        }
+        let cached = place.write_as(format, 3, Some(&place.cache())).unwrap();
+        assert_eq!((cached.reused, &cached.sha256), (cached.blocks, &first.sha256), "{format}");
+    }
+    assert!(Format::parse("zip").is_err_and(|why| why.contains("gz, xz or zst")));
+    let zst = Format::parse("zst");
+    assert!(zst.is_ok() || zst.is_err_and(|why| why.contains("--features zstd")));
+}
+
 #[test]
 fn entries_are_sorted_nameless_and_of_one_time() {
     let place = Place::new();
@@ -192,45 +255,55 @@ fn what_did_not_change_is_taken_from_the_cache() {
 }
 
 #[test]
-fn a_damaged_cache_is_not_believed() {
+fn a_damaged_cache_is_named_thrown_away_and_made_again_in_every_form() {
     let place = Place::new();
-    place.varied();
+    place.lines();
     let cache = place.cache();
-    let first = place.write_with(2, Some(&cache)).unwrap();
-    for (number, entry) in cache.read_dir().unwrap().enumerate() {
-        let path = entry.unwrap().path();
-        let mut bytes = std::fs::read(&path).unwrap();
-        match number % 4 {
-            0 => bytes.truncate(bytes.len() / 2),
-            1 => bytes.clear(),
-            2 => *bytes.last_mut().unwrap() ^= 1,
-            _ => bytes[0] ^= 1,
+    for format in formats() {
+        let first = place.write_as(format, 2, Some(&cache)).unwrap();
+        let entries = || cache.join(format.to_string()).read_dir().unwrap().map(|entry| entry.unwrap().path());
+        for (number, path) in entries().enumerate() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            match number % 5 {
+                0 => bytes.truncate(bytes.len() / 2),
+                1 => bytes.clear(),
+                2 => *bytes.last_mut().unwrap() ^= 1,
+                3 => bytes[0] ^= 1,
+                _ => bytes.push(0),
+            }
+            std::fs::write(path, bytes).unwrap();
         }
-        std::fs::write(path, bytes).unwrap();
+        let mut wrong: Vec<PathBuf> = entries().collect();
+        let mut again = place.write_as(format, 2, Some(&cache)).unwrap();
+        assert_eq!((again.reused, &again.sha256), (0, &first.sha256));
+        wrong.sort();
+        again.damaged.sort();
+        assert_eq!(again.damaged, wrong);
+        let third = place.write_as(format, 2, Some(&cache)).unwrap();
+        assert_eq!((third.reused, third.damaged.len()), (first.blocks, 0));
+        // One that cannot be read nor written is no hindrance either.
+        for path in entries().collect::<Vec<_>>() {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(path).unwrap();
+        }
+        assert_eq!(place.write_as(format, 2, Some(&cache)).unwrap().sha256, first.sha256);
     }
-    let again = place.write_with(2, Some(&cache)).unwrap();
-    assert_eq!((again.reused, &again.sha256), (0, &first.sha256));
-    assert_eq!(place.write_with(2, Some(&cache)).unwrap().reused, first.blocks);
-    // One that cannot be written is no hindrance either.
-    for entry in cache.read_dir().unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::remove_file(&path).unwrap();
-        std::fs::create_dir(path).unwrap();
-    }
-    assert_eq!(place.write_with(2, Some(&cache)).unwrap().sha256, first.sha256);
 }
 
 #[test]
 fn the_cache_is_bounded() {
     let place = Place::new();
     place.file("noise", &noise(9, 3_000_000), 0o644);
-    std::fs::create_dir_all(place.cache()).unwrap();
+    let folder = place.cache().join("gz");
+    std::fs::create_dir_all(&folder).unwrap();
     for n in 0..50 {
-        std::fs::write(place.cache().join(format!("old{n}")), vec![0; 4 << 20]).unwrap();
+        std::fs::write(folder.join(format!("old{n}")), vec![0; 4 << 20]).unwrap();
     }
+    std::fs::write(folder.join("killed.part"), "half").unwrap();
     let written = place.write_with(2, Some(&place.cache())).unwrap();
-    let total: u64 = place.cache().read_dir().unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    let total: u64 = folder.read_dir().unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
     assert!(total <= 64 << 20, "{total}");
+    assert!(!folder.join("killed.part").exists());
     assert_eq!(place.write_with(2, Some(&place.cache())).unwrap().reused, written.blocks);
 }
 
@@ -247,12 +320,12 @@ fn what_an_archive_cannot_hold_is_named_and_nothing_is_left() {
     assert_eq!(kind_of(&error), Kind::Archive);
     assert_eq!(std::fs::read(place.target()).unwrap(), old);
     assert_eq!(place.target().parent().unwrap().read_dir().unwrap().count(), 2);
-    let missing =
-        write(&place.folder.path().join("none"), "x", &place.target(), &Options { mtime: 0, jobs: 1, level: 6, cache: None });
+    let plain = Options { format: Format::Gz, mtime: 0, jobs: 1, cache: None };
+    let missing = write(&place.folder.path().join("none"), "x", &place.target(), &plain);
     assert!(format!("{:#}", missing.unwrap_err()).contains("none"));
     // A file in the way of the folder that is to hold the archive.
     let blocked = place.tree().join("a/thing.tar.gz");
-    let error = write(&place.tree(), "x", &blocked, &Options { mtime: 0, jobs: 1, level: 6, cache: None }).unwrap_err();
+    let error = write(&place.tree(), "x", &blocked, &plain).unwrap_err();
     assert_eq!(kind_of(&error), Kind::Archive);
 }
 
@@ -262,8 +335,7 @@ fn a_file_that_changes_meanwhile_is_an_error() {
     place.file("a", &noise(1, 10_000), 0o644);
     let entries = list(&place.tree(), "p").unwrap();
     let blocks = plan(&entries);
-    let level = CompressionLvl::new(1).unwrap();
-    let work = Work { entries: &entries, blocks: &blocks, cache: None, level, mtime: 0 };
+    let work = Work { entries: &entries, blocks: &blocks, cache: None, format: Format::Gz, mtime: 0 };
     let run = || work.run(2, &mut Output::new(&place.target()).unwrap());
     run().unwrap();
     for content in [noise(1, 9_999), noise(1, 10_001), noise(2, 10_000)] {
@@ -283,7 +355,7 @@ fn a_full_disk_is_said_plainly_and_leaves_nothing() {
     place.varied();
     let entries = list(&place.tree(), "p").unwrap();
     let blocks = plan(&entries);
-    let work = Work { entries: &entries, blocks: &blocks, cache: None, level: CompressionLvl::new(1).unwrap(), mtime: 0 };
+    let work = Work { entries: &entries, blocks: &blocks, cache: None, format: Format::Gz, mtime: 0 };
     let mut output = Output::new(&place.target()).unwrap();
     // Takes nothing, for lack of space.
     output.file = File::options().write(true).open("/dev/full").unwrap();

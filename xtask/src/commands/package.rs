@@ -41,7 +41,8 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     });
     let partial = recipes.len() < workshop.stack.recipes.len();
     let name = stage::bundle_name(&workshop.stack, partial);
-    let bundle = Bundle { stack: &workshop.stack, name, epoch: epoch?, dirs: &workshop.dirs, store: &store };
+    let (dirs, formats) = (&workshop.dirs, args.formats.as_slice());
+    let bundle = Bundle { stack: &workshop.stack, name, epoch: epoch?, formats, dirs, store: &store };
     let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle };
     let mut plan = first?;
     if args.paranoid && package.verify(&recipes)? {
@@ -104,9 +105,15 @@ impl Package<'_> {
         if self.args.skip_archive {
             return ui.artifact(&bundle.tree(), None, None);
         }
-        let archive = bundle.archive();
-        let sha256 = bundle.state().archive.map(|archive| archive.sha256);
-        ui.artifact(&archive, sha256.as_deref(), archive.metadata().ok().map(|meta| meta.len()));
+        let state = bundle.state();
+        for format in bundle.formats {
+            let archive = bundle.archive(*format);
+            let sha256 = state.archives.get(format).map(|archived| archived.sha256.as_str());
+            ui.artifact(&archive, sha256, archive.metadata().ok().map(|meta| meta.len()));
+        }
+        for stray in bundle.strays() {
+            ui.line(&format!("  ! {} is of another tree; write it anew with --format, or remove it", stray.display()));
+        }
     }
 
     /// Hashes all that is kept of these recipes, and of their sources. Says whether anything was damaged and thrown away.
@@ -185,7 +192,7 @@ impl Package<'_> {
         };
         let stage = todo(standing);
         let archive = (!self.args.skip_archive).then(|| match &stage {
-            Todo::Nothing => todo(self.bundle.look_at_archive()),
+            Todo::Nothing => todo(self.bundle.look_at_archives()),
             _ => Todo::Run("comes after stage".to_owned()),
         });
         (stage, archive)

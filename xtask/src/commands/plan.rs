@@ -1,6 +1,7 @@
 //! `plan`: what `package` would do.
 
 use super::Workshop;
+use crate::archive::Format;
 use crate::cli;
 use crate::engine;
 use crate::plan::{Component, Job, Node, Plan, Todo};
@@ -20,7 +21,7 @@ pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
     let mut plan = workshop.planner(&store).plan(&recipes)?;
     let name = stage::bundle_name(&workshop.stack, recipes.len() < workshop.stack.recipes.len());
     let epoch = super::package::bundle_epoch(&workshop)?;
-    let bundle = Bundle { stack: &workshop.stack, name, epoch, dirs: &workshop.dirs, store: &store };
+    let bundle = Bundle { stack: &workshop.stack, name, epoch, formats: &[Format::Gz], dirs: &workshop.dirs, store: &store };
     add_bundle(&mut plan, &bundle)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&json(&plan, &bundle))?);
@@ -40,7 +41,7 @@ fn add_bundle(plan: &mut Plan<'_>, bundle: &Bundle<'_>) -> anyhow::Result<()> {
         false => Standing::Changed("comes after what has to be built".to_owned()),
     };
     let (stage, archive) = match standing {
-        Standing::Same => match bundle.look_at_archive() {
+        Standing::Same => match bundle.look_at_archives() {
             Standing::Same => (Todo::Nothing, Todo::Nothing),
             Standing::Unsure => (Todo::Nothing, Todo::Run("was touched".to_owned())),
             Standing::Changed(why) => (Todo::Nothing, Todo::Run(why)),
@@ -83,7 +84,7 @@ fn print_tree(plan: &Plan<'_>, bundle: &Bundle<'_>) {
             println!("│  {branch} {}{}: {}", node.name, about(component, node), words(node));
         }
     }
-    for (branch, job, path) in [("├─", Job::Stage, bundle.tree()), ("└─", Job::Archive, bundle.archive())] {
+    for (branch, job, path) in [("├─", Job::Stage, bundle.tree()), ("└─", Job::Archive, bundle.archive(Format::Gz))] {
         for node in plan.nodes.iter().filter(|node| node.job == job) {
             println!("{branch} {} {}: {}", node.name, path.display(), words(node));
         }
@@ -142,7 +143,7 @@ fn json(plan: &Plan<'_>, bundle: &Bundle<'_>) -> serde_json::Value {
         "components": plan.components.iter().map(component).collect::<Vec<_>>(),
         "nodes": plan.nodes.iter().enumerate().map(node).collect::<Vec<_>>(),
         "tree": bundle.tree(),
-        "archive": bundle.archive(),
+        "archive": bundle.archive(Format::Gz),
     })
 }
 

@@ -10,6 +10,7 @@ mod state;
 
 pub use state::{Archived, State, forget_stamps};
 
+use crate::archive::Format;
 use crate::dirs::{Dirs, remove_all};
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry, EntryKind};
@@ -20,6 +21,7 @@ use crate::store::{Content, Record, Store};
 use anyhow::Context as _;
 use dkumonitor_runtime::manifest::FILE_NAME;
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -51,6 +53,8 @@ pub struct Bundle<'a> {
     pub name: String,
     /// The time that its files carry, in seconds since 1970.
     pub epoch: u64,
+    /// The forms of its archives.
+    pub formats: &'a [Format],
     /// The folders.
     pub dirs: &'a Dirs,
     /// Where the results are.
@@ -74,9 +78,9 @@ impl Bundle<'_> {
         self.dirs.tree(&self.name)
     }
 
-    /// Where the archive is.
-    pub fn archive(&self) -> PathBuf {
-        self.dirs.dist.join(format!("{}.tar.gz", self.name))
+    /// Where the archive of this form is.
+    pub fn archive(&self, format: Format) -> PathBuf {
+        self.dirs.dist.join(format!("{}.{}", self.name, format.ending()))
     }
 
     /// What is remembered.
@@ -120,20 +124,38 @@ impl Bundle<'_> {
         Ok(Standing::Same)
     }
 
-    /// Whether the archive stands, its tree doing so. Its content is read where its stamp differs.
-    pub fn look_at_archive(&self) -> Standing {
-        let (mut state, archive) = (self.state(), self.archive());
-        let Some(archived) = &mut state.archive else { return Standing::Changed("was never made of this tree".to_owned()) };
+    /// Whether all archives stand, their tree doing so.
+    pub fn look_at_archives(&self) -> Standing {
+        let mut standings = self.formats.iter().map(|format| self.look_at_archive(*format));
+        standings.find(|standing| *standing != Standing::Same).unwrap_or(Standing::Same)
+    }
+
+    /// Archives in forms that nobody asked for and that are not, or not any more, of this tree.
+    pub fn strays(&self) -> Vec<PathBuf> {
+        let others = Format::ALL.into_iter().filter(|format| !self.formats.contains(format));
+        let stray = others.filter(|format| self.archive(*format).exists() && self.look_at_archive(*format) != Standing::Same);
+        stray.map(|format| self.archive(format)).collect()
+    }
+
+    /// Whether the archive of this form stands, its tree doing so. Its content is read where its stamp differs.
+    pub fn look_at_archive(&self, format: Format) -> Standing {
+        let (mut state, archive) = (self.state(), self.archive(format));
+        let Some(archived) = state.archives.get_mut(&format) else {
+            return Standing::Changed("was never made of this tree".to_owned());
+        };
         if archived.epoch != self.epoch {
             return Standing::Changed("the time that its files carry changed".to_owned());
         }
-        let Ok(stamp) = self.archive_stamp() else { return Standing::Changed(format!("{} is not whole", archive.display())) };
+        let Ok(stamp) = self.archive_stamp(format) else {
+            return Standing::Changed(format!("{} is not whole", archive.display()));
+        };
         if archived.stamp.as_ref() == Some(&stamp) {
             return Standing::Same;
         }
         let sum = fs::read_to_string(archive.with_added_extension("sha256")).unwrap_or_default();
         let is_right = fingerprint::hash_file(&archive).is_ok_and(|found| found == archived.sha256);
-        if !is_right || !sum.starts_with(&archived.sha256) {
+        let name = archive.file_name().unwrap_or_default().to_string_lossy();
+        if !is_right || sum != format!("{}  {name}\n", archived.sha256) {
             return Standing::Changed(format!("{} was damaged", archive.display()));
         }
         archived.stamp = Some(stamp);
@@ -142,8 +164,8 @@ impl Bundle<'_> {
         Standing::Same
     }
 
-    fn archive_stamp(&self) -> std::io::Result<String> {
-        let archive = self.archive();
+    fn archive_stamp(&self, format: Format) -> std::io::Result<String> {
+        let archive = self.archive(format);
         fingerprint::stamps([archive.as_path(), &archive.with_added_extension("sha256")].into_iter())
     }
 
@@ -151,9 +173,10 @@ impl Bundle<'_> {
     ///
     /// # Errors
     /// When that cannot be written.
-    pub fn remember_archive(&self, sha256: String) -> anyhow::Result<()> {
-        let archived = Archived { sha256, epoch: self.epoch, stamp: self.archive_stamp().ok() };
-        self.remember(&State { archive: Some(archived), ..self.state() })
+    pub fn remember_archive(&self, format: Format, sha256: String) -> anyhow::Result<()> {
+        let mut state = self.state();
+        state.archives.insert(format, Archived { sha256, epoch: self.epoch, stamp: self.archive_stamp(format).ok() });
+        self.remember(&state)
     }
 
     /// A hash over everything that a tree is made from.
@@ -204,7 +227,7 @@ impl Bundle<'_> {
             inputs: self.inputs(pieces)?,
             tree: Some(fingerprint::tree_stamp(&tree)?),
             entries: expected.entries.len() as u64,
-            archive: None,
+            archives: BTreeMap::new(),
         };
         self.remember(&state)?;
         Ok((state.entries, size))

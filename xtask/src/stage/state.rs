@@ -1,7 +1,9 @@
-//! What is remembered of a bundle's tree and of its archive, to know whether they still stand.
+//! What is remembered of a bundle's tree and of its archives, to know whether they still stand.
 
+use crate::archive::Format;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -14,8 +16,9 @@ pub struct State {
     pub tree: Option<String>,
     /// How many files and links the tree has.
     pub entries: u64,
-    /// The archive that was made from it, if any.
-    pub archive: Option<Archived>,
+    /// The archives that were made from it.
+    #[serde(default)]
+    pub archives: BTreeMap<Format, Archived>,
 }
 
 /// What is remembered of an archive.
@@ -54,9 +57,7 @@ pub fn forget_stamps(states: &Path) {
     for path in fs::read_dir(states).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let mut state = State::read(&path);
         state.tree = None;
-        if let Some(archive) = &mut state.archive {
-            archive.stamp = None;
-        }
+        state.archives.values_mut().for_each(|archive| archive.stamp = None);
         // Were it not written, it would at worst be believed as before.
         let _ = state.write(&path);
     }

@@ -1,0 +1,62 @@
+//! Runs two ways of doing the same in turn, and prints what is to be compared.
+
+use anyhow::Context as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use wait4::Wait4 as _;
+
+/// Runs both in turn and gives the medians.
+pub(super) fn in_turn(
+    runs: u8,
+    mut one: impl FnMut() -> anyhow::Result<()>,
+    mut other: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<(Duration, Duration)> {
+    let (mut ones, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        ones.push(time(&mut one)?);
+        others.push(time(&mut other)?);
+    }
+    Ok((median(ones), median(others)))
+}
+
+pub(super) fn time(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    work()?;
+    Ok(started.elapsed())
+}
+
+pub(super) fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// One line: what, how long it took, how long the other way took, the ratio.
+pub(super) fn compare(what: &str, against: &str, ours: Duration, theirs: Duration) {
+    let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+    let (ours, theirs) = (format!("{:.3} s", ours.as_secs_f64()), format!("{:.3} s", theirs.as_secs_f64()));
+    row(what, against, &ours, &theirs, ratio);
+}
+
+/// One line about sizes.
+pub(super) fn compare_sizes(what: &str, against: &str, ours: u64, theirs: u64) {
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    row(what, against, &megabytes(ours), &megabytes(theirs), ours as f64 / theirs as f64);
+}
+
+fn row(what: &str, against: &str, ours: &str, theirs: &str, ratio: f64) {
+    println!("{what:<32} {against:<22} {ours:>10} {theirs:>10}  ratio {ratio:.3}");
+}
+
+/// The most memory that a command held, in bytes, that of commands which it waited for included.
+pub(super) fn peak(command: &mut Command) -> anyhow::Result<u64> {
+    let used = command.stdout(Stdio::null()).spawn().context("cannot start the measured command")?.wait4()?;
+    anyhow::ensure!(used.status.success(), "the measured command failed");
+    Ok(used.rusage.maxrss)
+}
+
+/// Runs a line of the shell in which `$1`, `$2` … are these paths.
+pub(super) fn shell(line: &str, paths: &[&std::path::Path]) -> anyhow::Result<()> {
+    let status = Command::new("bash").args(["-o", "pipefail", "-c", line, "bash"]).args(paths).stdout(Stdio::null()).status();
+    anyhow::ensure!(status.context("cannot start bash")?.success(), "`{line}` failed");
+    Ok(())
+}
