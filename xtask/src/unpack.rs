@@ -6,7 +6,8 @@
 //! a source archive has no business to hold (absolute names, `..`, links that lead out, devices, a name twice) is refused
 //! by name. The target appears by one rename when everything is there, so a kill leaves no half tree behind. Modes and
 //! times are kept, because make decides by times what to rebuild; owners are not, nor setuid, setgid, sticky and
-//! write permission for everyone. Folders stay usable by their owner. Memory does not grow with the archive.
+//! write permission for everyone. Folders stay usable by their owner. Memory grows with the number of folders and links
+//! alone, and no archive may unpack to far more than sources do ([`Limits`]).
 //!
 //! Left to others: whether the archive is the pinned one ([`crate::fetch`]).
 
@@ -17,21 +18,18 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+mod stream;
 #[cfg(test)]
 mod tests;
 
-/// How much travels at once between the thread that decompresses and the one that writes. Large enough that handing over
-/// costs nothing, small enough to stay in a core's second-level cache.
-const PIECE: usize = 256 * 1024;
+pub use stream::stream;
 
-/// How many pieces may be under way: with [`PIECE`] this bounds the memory of an unpack.
-const PIECES: usize = 8;
+use stream::{Allowance, PIECE, Pieces, decompress};
 
 /// Deepest nesting of folders. Real sources stay below 30; the limit bounds open descriptors.
 const MAX_DEPTH: usize = 128;
@@ -41,6 +39,48 @@ const MAX_NAME: usize = 4096;
 
 /// What may follow the end-of-archive mark as padding. GNU tar's largest sensible blocking factor is far below.
 const MAX_PADDING: u64 = 64 * 1024 * 1024;
+
+/// However small an archive is, it may unpack to so much, in bytes.
+const ALWAYS_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// How many times an archive's own size it may unpack to. Sources stay below 20; a bomb of gzip reaches 1,000.
+const GROWTH: u64 = 100;
+
+/// However large an archive is, it unpacks to no more, in bytes.
+const NEVER_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+
+/// No archive has more entries. The largest source trees known have half a million files.
+const MAX_ENTRIES: u64 = 1_000_000;
+
+/// No entry is described (its header, long names, attributes, padding) by more bytes.
+const MAX_DESCRIPTION: u64 = 1024 * 1024;
+
+/// How much an archive may unpack to: a bomb must not fill the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes in all files together.
+    pub bytes: u64,
+    /// Entries of any kind.
+    pub entries: u64,
+}
+
+impl Limits {
+    /// For an archive of this size in bytes.
+    pub fn of_archive(size: u64) -> Self {
+        let bytes = size.saturating_mul(GROWTH).clamp(ALWAYS_BYTES, NEVER_BYTES);
+        Self { bytes, entries: MAX_ENTRIES }
+    }
+
+    /// Counts one more entry of so many bytes, or says why that is too much.
+    fn take(&mut self, bytes: u64) -> Result<(), Refused> {
+        let too =
+            |what: String| Refused::Harm(format!("is one too many: the archive unpacks to more than {what}, like a bomb"));
+        self.entries = self.entries.checked_sub(1).ok_or_else(|| too("a million entries".to_owned()))?;
+        let left = self.bytes.checked_sub(bytes);
+        self.bytes = left.ok_or_else(|| too(format!("{GROWTH} times its own size")))?;
+        Ok(())
+    }
+}
 
 /// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +96,18 @@ pub struct Unpacked {
 ///
 /// # Errors
 /// [`Kind::Integrity`] when the archive is of no known kind, is cut short or damaged, or holds what would do harm; the
-/// entry is named. Any other error is the disk's. In every case `into` is left as it was.
+/// entry is named; also when it unpacks to far more than sources do. [`Kind::Preflight`] when the disk is full. Any other
+/// error is the disk's. In every case `into` is left as it was.
 pub fn unpack(archive: &Path, into: &Path) -> anyhow::Result<Unpacked> {
+    let size = archive.metadata().with_context(|| format!("cannot read {}", archive.display()))?.len();
+    unpack_within(archive, into, Limits::of_archive(size))
+}
+
+/// As [`unpack`], with limits of the caller's.
+///
+/// # Errors
+/// Those of [`unpack`].
+pub fn unpack_within(archive: &Path, into: &Path, limits: Limits) -> anyhow::Result<Unpacked> {
     let shown = archive.display();
     if into.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || into.is_file() {
         anyhow::bail!("cannot unpack {shown}: {} is there already and not empty; remove it", into.display());
@@ -65,10 +115,11 @@ pub fn unpack(archive: &Path, into: &Path) -> anyhow::Result<Unpacked> {
     let staging = Staging::new(into)?;
     let source = stream(archive)?;
     let (unpacked, top) = std::thread::scope(|scope| {
-        let (pieces, emptied, reader) = Pieces::new();
+        let allowance = Allowance::default();
+        let (pieces, emptied, reader) = Pieces::new(allowance.clone());
         scope.spawn(move || decompress(source, &pieces, &emptied));
-        let mut tree = Tree::new(&staging.path)?;
-        let unpacked = tree.fill(reader).with_context(|| format!("cannot unpack {shown}"))?;
+        let mut tree = Tree::new(&staging.path, limits, allowance)?;
+        let unpacked = tree.fill(reader).with_context(|| format!("cannot unpack {shown} into {}", into.display()))?;
         anyhow::Ok((unpacked, tree.single_top()))
     })?;
     staging.become_target(top.as_deref(), into)?;
@@ -107,112 +158,6 @@ impl Drop for Staging {
     }
 }
 
-/// The stream inside an archive, by the decompressor that its first bytes ask for.
-///
-/// # Errors
-/// [`Kind::Integrity`] when it is no archive that is known here; else when it cannot be read.
-pub fn stream(archive: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
-    let shown = archive.display();
-    let file = File::open(archive).with_context(|| format!("cannot read {shown}"))?;
-    let mut file = BufReader::with_capacity(PIECE, file);
-    let head = file.fill_buf().with_context(|| format!("cannot read {shown}"))?;
-    Ok(match head {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(xz2::bufread::XzDecoder::new_multi_decoder(file)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            return Err(Kind::Integrity
-                .error(format!("cannot unpack {shown}: packed by zstd, which is not supported; pin the .tar.gz or .tar.xz")));
-        }
-        head if looks_like_tar(head) => Box::new(file),
-        head => {
-            let begins = String::from_utf8_lossy(&head[..head.len().min(24)]).into_owned();
-            return Err(Kind::Integrity
-                .error(format!("cannot unpack {shown}: no archive that is known here; it begins with {begins:?}")));
-        }
-    })
-}
-
-/// Whether these are the first bytes of a tar: the header's own checksum fits.
-fn looks_like_tar(head: &[u8]) -> bool {
-    let Some(header) = head.get(..512) else { return false };
-    let sum: u32 =
-        header.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
-    tar::Header::from_byte_slice(header).cksum().is_ok_and(|said| said == sum)
-}
-
-/// What the decompressing thread hands over: some bytes, or why there are no more.
-type Piece = io::Result<Vec<u8>>;
-
-/// Reads everything and hands it over piece by piece; ends early when nobody listens any more.
-fn decompress(mut source: Box<dyn Read + Send>, full: &SyncSender<Piece>, emptied: &Receiver<Vec<u8>>) {
-    loop {
-        let mut piece = emptied.try_recv().ok().filter(|piece| piece.len() == PIECE).unwrap_or_else(|| vec![0; PIECE]);
-        let mut filled = 0;
-        let failed = loop {
-            match source.read(&mut piece[filled..]) {
-                Ok(0) => break None,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Some(error),
-            }
-            if filled == piece.len() {
-                break None;
-            }
-        };
-        let ended = filled < piece.len();
-        piece.truncate(filled);
-        if filled > 0 && full.send(Ok(piece)).is_err() {
-            return;
-        }
-        if let Some(error) = failed {
-            // The listener may be gone already, then it does not matter.
-            let _ = full.send(Err(error));
-            return;
-        }
-        if ended {
-            return;
-        }
-    }
-}
-
-/// The reading end: what the other thread decompressed, as one stream.
-struct Pieces {
-    full: Receiver<Piece>,
-    emptied: SyncSender<Vec<u8>>,
-    piece: Vec<u8>,
-    at: usize,
-    /// The stream has ended. A tar that ends before its end mark is seen by this.
-    ended: bool,
-}
-
-impl Pieces {
-    fn new() -> (SyncSender<Piece>, Receiver<Vec<u8>>, Self) {
-        let (send_full, full) = sync_channel(PIECES);
-        let (emptied, take_emptied) = sync_channel(PIECES);
-        (send_full, take_emptied, Self { full, emptied, piece: Vec::new(), at: 0, ended: false })
-    }
-}
-
-impl Read for Pieces {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.piece.len() && !into.is_empty() {
-            let Ok(next) = self.full.recv() else {
-                self.ended = true;
-                return Ok(0);
-            };
-            let old = std::mem::replace(&mut self.piece, next?);
-            self.at = 0;
-            // A full channel only means that the piece is not used again.
-            let _ = self.emptied.try_send(old);
-        }
-        let count = into.len().min(self.piece.len() - self.at);
-        into[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-}
-
 /// What an entry is to become.
 enum What {
     Folder,
@@ -234,13 +179,25 @@ struct Tree {
     top: Option<(Vec<u8>, bool)>,
     /// A buffer for file content.
     buffer: Vec<u8>,
+    /// What may still come.
+    limits: Limits,
+    allowance: Allowance,
 }
 
 impl Tree {
-    fn new(path: &Path) -> anyhow::Result<Self> {
+    fn new(path: &Path, limits: Limits, allowance: Allowance) -> anyhow::Result<Self> {
         let root = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("cannot open {}", path.display()))?;
-        Ok(Self { root, open: Vec::new(), folders: BTreeMap::new(), links: BTreeMap::new(), top: None, buffer: vec![0; PIECE] })
+        Ok(Self {
+            root,
+            open: Vec::new(),
+            folders: BTreeMap::new(),
+            links: BTreeMap::new(),
+            top: None,
+            buffer: vec![0; PIECE],
+            limits,
+            allowance,
+        })
     }
 
     /// The one top-level folder, if everything stands in one.
@@ -251,13 +208,17 @@ impl Tree {
     fn fill(&mut self, reader: Pieces) -> anyhow::Result<Unpacked> {
         let mut unpacked = Unpacked::default();
         let mut archive = tar::Archive::new(reader);
+        let allowance = self.allowance.clone();
+        allowance.set(MAX_DESCRIPTION);
         for entry in archive.entries().map_err(|error| damaged(&error))? {
             let mut entry = entry.map_err(|error| damaged(&error))?;
             let name = entry.path_bytes().into_owned();
             let (files, bytes) = self.entry(&name, &mut entry).map_err(|refused| refused.about(&name))?;
             unpacked.files += files;
             unpacked.bytes += bytes;
+            allowance.set(MAX_DESCRIPTION);
         }
+        allowance.set(u64::MAX);
         let mut rest = archive.into_inner();
         if rest.ended {
             return Err(Kind::Integrity.error("the archive is cut short: its end mark is missing"));
@@ -284,6 +245,7 @@ impl Tree {
             // The archive's own root, `./`.
             return if matches!(what, What::Folder) { Ok((0, 0)) } else { Err(Refused::Harm("has no name".into())) };
         };
+        self.limits.take(if matches!(what, What::File) { entry.size() } else { 0 })?;
         self.note_top(parts[0], parts.len() > 1 || matches!(what, What::Folder));
         match what {
             What::Folder => {
@@ -293,6 +255,7 @@ impl Tree {
             }
             What::File => {
                 let size = entry.size();
+                self.allowance.set(size.saturating_add(MAX_DESCRIPTION));
                 self.file(folders, last, entry, size, mode | 0o400, time)?;
                 Ok((1, size))
             }
@@ -451,12 +414,12 @@ impl Refused {
             Self::Harm(why) => Kind::Integrity.error(format!("the archive's entry {} {why}", lossy(name))),
             Self::Damaged(error) => damaged(&error).context(format!("in entry {}", lossy(name))),
             Self::Disk(error) => {
-                let way_out = if error.raw_os_error() == Some(Errno::NOSPC.raw_os_error()) {
-                    "; make room or choose another --build-dir"
+                let text = format!("cannot write {}: {error}", lossy(name));
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                    Kind::Preflight.error(text + "; make room or choose another --build-dir")
                 } else {
-                    ""
-                };
-                anyhow::anyhow!("cannot write {}: {error}{way_out}", lossy(name))
+                    anyhow::anyhow!(text)
+                }
             }
         }
     }

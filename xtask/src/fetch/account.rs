@@ -42,12 +42,12 @@ impl Failure {
     /// An error of the store's own disk.
     #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
     pub(super) fn local(error: std::io::Error) -> Self {
-        let full = error.kind() == std::io::ErrorKind::StorageFull;
+        let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         let way_out = if full { "; make room or choose another --build-dir" } else { "" };
         Self::Local(format!("cannot write to the store: {error}{way_out}"))
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Self::Absent(why) | Self::NotFound(why) | Self::Refused(why) | Self::GaveUp(why) | Self::Local(why) => why.clone(),
             Self::Unreachable { host, why } => format!("cannot connect to {host}: {why}"),

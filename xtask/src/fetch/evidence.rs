@@ -3,11 +3,15 @@
 use super::account::Failure;
 use super::store::{CHUNK, Part};
 use super::{Pin, shown};
-use crate::fingerprint::hex;
+use crate::fingerprint::{self, hex};
 use crate::progress::{bytes, printable};
+use crate::stack::lock::tree_hash;
+use crate::unpack;
 use sha2::{Digest as _, Sha256};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -20,25 +24,48 @@ const KEEP: usize = 10;
 /// How much of one wrong download is kept, in bytes: enough for any archive worth a comparison.
 const KEEP_BYTES: u64 = 256 * 1024 * 1024;
 
+/// How the folder begins in which an archive is unpacked for a look. A killed run leaves one behind.
+const UNPACKED: &str = ".unpacked-";
+
 /// How much of two archives is unpacked to compare them, in bytes. No source comes near it; a bomb does.
 const COMPARE_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
-/// Says what the file at `path`, of `size` bytes, seems to be, given that it is not what was pinned. Reads after "is".
-pub(super) fn diagnose(path: &Path, size: u64, pin: &Pin<'_>) -> String {
+/// Says what the file at `path`, of `size` bytes, seems to be, given that it is not what was pinned. Reads on after the
+/// address. `scratch` is a folder for what has to be unpacked to find that out.
+pub(super) fn diagnose(path: &Path, size: u64, pin: &Pin<'_>, scratch: &Path) -> String {
     let mut head = Vec::new();
     // Unreadable is as good as empty here: the failure itself is reported anyway.
     let _ = File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
-    let what = describe(&head, path);
+    let what = describe(&head, path, &pin.source.version);
     let length = match pin.source.size {
         Some(pinned) if size < pinned && !is_text(&head) => format!("cut short: {size} of {pinned} bytes"),
         Some(pinned) if size != pinned => format!("{size} bytes instead of {pinned}"),
         _ => bytes(size),
     };
-    format!("is {what}, {length}, not the pinned sha256 {}…", &pin.sha256[..12.min(pin.sha256.len())])
+    let pinned = format!("not the pinned sha256 {}…", &pin.sha256[..12.min(pin.sha256.len())]);
+    if has_pinned_tree(path, size, pin, scratch) {
+        return format!("has the same tree, but packs it differently (tree-sha256 fits): {what}, {}, {pinned}", bytes(size));
+    }
+    format!("is {what}, {length}, {pinned}")
+}
+
+/// Whether an archive unpacks to the tree that the lock pins.
+fn has_pinned_tree(path: &Path, size: u64, pin: &Pin<'_>, scratch: &Path) -> bool {
+    let Some(pinned) = &pin.source.tree_sha256 else { return false };
+    let tree = || -> anyhow::Result<String> {
+        std::fs::create_dir_all(scratch)?;
+        let folder = tempfile::Builder::new().prefix(UNPACKED).tempdir_in(scratch)?;
+        let tree = folder.path().join("tree");
+        let limits = unpack::Limits::of_archive(size);
+        unpack::unpack_within(path, &tree, unpack::Limits { bytes: limits.bytes.min(COMPARE_BYTES), ..limits })?;
+        Ok(tree_hash(&fingerprint::scan(&tree)?))
+    };
+    // What cannot be unpacked, for whatever reason, is not known to be the same.
+    tree().is_ok_and(|hash| hash == *pinned)
 }
 
 /// What these first bytes belong to.
-fn describe(head: &[u8], path: &Path) -> String {
+fn describe(head: &[u8], path: &Path, version: &str) -> String {
     if head.is_empty() {
         return "empty".to_owned();
     }
@@ -67,9 +94,18 @@ fn describe(head: &[u8], path: &Path) -> String {
         _ => return "other content".to_owned(),
     };
     match first_name(path) {
+        Some(name) if names_other_version(&name, version) => format!("{packing} of another version, it holds \"{name}\""),
         Some(name) => format!("{packing} that holds \"{name}\""),
         None => packing.to_owned(),
     }
+}
+
+/// Whether an archive's first name begins as `name-1.2.3/` does, with another version than the pinned one.
+fn names_other_version(name: &str, version: &str) -> bool {
+    let top = name.split('/').next().unwrap_or_default();
+    let numbered =
+        top.split(['-', '_']).skip(1).any(|part| part.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit()));
+    numbered && !top.contains(version.trim_start_matches('v'))
 }
 
 /// Whether these bytes are for people. A character may be cut at the end.
@@ -93,7 +129,7 @@ fn title(text: &str, lower: &str) -> Option<String> {
 
 /// The name of the first file or folder in an archive: usually `name-version/`, which tells another version.
 fn first_name(path: &Path) -> Option<String> {
-    let mut archive = tar::Archive::new(crate::unpack::stream(path).ok()?);
+    let mut archive = tar::Archive::new(unpack::stream(path).ok()?);
     let named = |entry: tar::Entry<'_, Box<dyn Read + Send>>| {
         let comment = entry.header().entry_type() == tar::EntryType::XGlobalHeader;
         (!comment).then(|| printable(&String::from_utf8_lossy(&entry.path_bytes())))
@@ -103,7 +139,7 @@ fn first_name(path: &Path) -> Option<String> {
 
 /// Moves a wrong download into `rejected`, with a note beside it, and says what it seems to be. Old ones make room.
 pub(super) fn keep(part: Part, url: &reqwest::Url, rejected: &Path, pin: &Pin<'_>) -> Failure {
-    let what = diagnose(part.path(), part.length(), pin);
+    let what = diagnose(part.path(), part.length(), pin, rejected);
     let sha256 = part.sha256();
     let name = format!("{}-{}-{}", pin.source.name, pin.source.version, &sha256[..12]);
     let evidence = rejected.join(name);
@@ -125,12 +161,25 @@ pub(super) fn keep(part: Part, url: &reqwest::Url, rejected: &Path, pin: &Pin<'_
     Failure::Wrong { what, evidence: kept_at }
 }
 
+fn is_unpacked(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(UNPACKED.as_bytes())
+}
+
+/// Removes what killed runs have left unpacked. Not for while others fetch.
+pub(super) fn tidy(rejected: &Path) {
+    let Ok(entries) = rejected.read_dir() else { return };
+    for entry in entries.flatten().filter(|entry| is_unpacked(&entry.file_name())) {
+        // Only room is lost where it stays.
+        let _ = crate::dirs::remove_all(&entry.path());
+    }
+}
+
 /// Removes all but the newest wrong downloads and their notes.
 fn make_room(rejected: &Path) {
     let Ok(entries) = rejected.read_dir() else { return };
     let age = |path: &Path| path.metadata().and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let paths =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_none_or(|ending| ending != "txt"));
+    let paths = entries.flatten().filter(|entry| !is_unpacked(&entry.file_name())).map(|entry| entry.path());
+    let paths = paths.filter(|path| path.extension().is_none_or(|ending| ending != "txt"));
     let mut files: Vec<(SystemTime, PathBuf)> = paths.map(|path| (age(&path), path)).collect();
     files.sort();
     let excess = files.len().saturating_sub(KEEP);
@@ -157,7 +206,7 @@ pub(super) fn repacked<'a>(tries: &'a [(String, Failure)], good: &Path) -> Vec<&
 
 /// The hash of the stream inside a packed archive; nothing where it cannot be unpacked.
 fn inside(path: &Path) -> Option<String> {
-    let mut stream = crate::unpack::stream(path).ok()?.take(COMPARE_BYTES);
+    let mut stream = unpack::stream(path).ok()?.take(COMPARE_BYTES);
     let mut hasher = Sha256::new();
     let mut chunk = vec![0; CHUNK];
     loop {

@@ -8,7 +8,8 @@
 
 use super::account::Failure;
 use super::store::{CHUNK, Note, Part};
-use super::{Fetch, Retry, evidence, reach, shown};
+use super::{Pin, Retry, reach, shown};
+use crate::progress::{Step, bytes};
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER,
@@ -19,7 +20,6 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::Read as _;
-use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MAX_REDIRECTS: usize = 5;
 
 /// Where the lock has no size, no archive may be larger, in bytes.
-pub const MAX_UNKNOWN_SIZE: u64 = 4 * 1024 * 1024 * 1024;
+const MAX_UNKNOWN_SIZE: u64 = 4 * 1024 * 1024 * 1024;
 
 /// A try that brought so many bytes was worth it and is not counted, however it ended.
 const PROGRESS: u64 = 64 * 1024;
@@ -39,18 +39,19 @@ const MAX_TRIES_FACTOR: u32 = 10;
 pub(super) struct Network {
     retry: Retry,
     urls: Vec<Url>,
+    refuse: Refuse,
     client: OnceLock<Result<Client, String>>,
     unreachable: OnceLock<Mutex<HashMap<String, String>>>,
 }
 
 impl Network {
-    /// For downloads from these addresses.
-    pub(super) fn new(retry: &Retry, urls: Vec<Url>) -> Self {
-        Self { retry: retry.clone(), urls, client: OnceLock::new(), unreachable: OnceLock::new() }
+    /// For downloads from these addresses. `refuse` is asked about each redirect.
+    pub(super) fn new(retry: &Retry, urls: Vec<Url>, refuse: Refuse) -> Self {
+        Self { retry: retry.clone(), urls, refuse, client: OnceLock::new(), unreachable: OnceLock::new() }
     }
 
     fn client(&self) -> Result<&Client, Failure> {
-        self.client.get_or_init(|| build_client(&self.retry)).as_ref().map_err(|why| Failure::Refused(why.clone()))
+        self.client.get_or_init(|| build_client(&self.retry, self.refuse)).as_ref().map_err(|why| Failure::Refused(why.clone()))
     }
 
     fn hosts(&self) -> &Mutex<HashMap<String, String>> {
@@ -67,22 +68,18 @@ impl Network {
     }
 }
 
-fn build_client(retry: &Retry) -> Result<Client, String> {
-    client(retry, |from, to| {
-        let downgraded = to.scheme() != "https" && from.last().is_some_and(|from| from.scheme() == "https");
-        downgraded.then(|| format!("is redirected from https to {}, which anyone on the way could change", shown(to)))
-    })
+/// Says why a redirect is not followed, by the addresses so far and the one to come.
+pub(super) type Refuse = fn(&[Url], &Url) -> Option<String>;
+
+/// What has a pin may come from anywhere, but not by a way that became less safe.
+pub(super) fn refuse_downgrade(from: &[Url], to: &Url) -> Option<String> {
+    let downgraded = to.scheme() != "https" && from.last().is_some_and(|from| from.scheme() == "https");
+    downgraded.then(|| format!("is redirected from https to {}, which anyone on the way could change", shown(to)))
 }
 
 /// A client with this program's manners: its name, its patience, a bound on redirects, and root certificates from the
-/// system. `refuse` is asked about each redirect, with the addresses so far and the one to come, and says why not.
-///
-/// # Errors
-/// In words, when TLS cannot be set up.
-pub fn client(
-    retry: &Retry,
-    refuse: impl Fn(&[Url], &Url) -> Option<String> + Send + Sync + 'static,
-) -> Result<Client, String> {
+/// system. Fails, in words, when TLS cannot be set up.
+fn build_client(retry: &Retry, refuse: Refuse) -> Result<Client, String> {
     // Fails only when a provider is there already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let policy = redirect::Policy::custom(move |attempt| {
@@ -125,35 +122,45 @@ impl From<std::io::Error> for Problem {
 
 /// The download of one archive from one address.
 pub(super) struct Download<'a> {
-    fetch: &'a Fetch<'a>,
+    network: &'a Network,
     client: &'a Client,
     url: &'a Url,
+    step: &'a Step,
+    /// Its pinned size, where known.
+    size: Option<u64>,
+    /// Its pinned hash, where there is one yet.
+    sha256: Option<&'a str>,
 }
 
 impl<'a> Download<'a> {
     /// Fails at once where the host is known to be out of reach, or no client can be had.
-    pub(super) fn new(fetch: &'a Fetch<'a>, url: &'a Url) -> Result<Self, Failure> {
+    pub(super) fn new(network: &'a Network, url: &'a Url, step: &'a Step) -> Result<Self, Failure> {
         let host = reach::host_of(url);
-        if let Some(why) = fetch.network.unreachable(&host) {
+        if let Some(why) = network.unreachable(&host) {
             return Err(Failure::Unreachable { host, why });
         }
-        Ok(Self { fetch, client: fetch.network.client()?, url })
+        Ok(Self { network, client: network.client()?, url, step, size: None, sha256: None })
     }
 
-    /// Tries until the archive is there and right, or no further try would help.
-    pub(super) fn run(&self) -> Result<PathBuf, Failure> {
-        let retry = &self.fetch.network.retry;
-        let mut part = self.fetch.store.part(self.fetch.pin).map_err(Failure::local)?;
+    /// With what is known of the archive: how large it may become, and when it is whole.
+    pub(super) fn pinned(self, pin: &Pin<'a>) -> Self {
+        Self { size: pin.source.size, sha256: Some(pin.sha256), ..self }
+    }
+
+    /// Tries until all is in the part that the server has, or no further try would help. Whether it is right is not
+    /// looked at.
+    pub(super) fn run(&self, part: &mut Part) -> Result<(), Failure> {
+        let retry = &self.network.retry;
         let (mut in_a_row, mut tries, mut furthest) = (0, 0, 0);
         loop {
             tries += 1;
-            let (why, asked) = match self.attempt(&mut part) {
-                Ok(()) => return self.finish(part),
+            let (why, asked) = match self.attempt(part) {
+                Ok(()) => return Ok(()),
                 Err(Problem::Final(failure)) => return Err(failure),
                 Err(Problem::Connect { why, quick }) => {
                     if !quick || in_a_row > 0 {
                         let host = reach::host_of(self.url);
-                        self.fetch.network.set_unreachable(&host, &why);
+                        self.network.set_unreachable(&host, &why);
                         return Err(Failure::Unreachable { host, why });
                     }
                     (why, None)
@@ -176,25 +183,16 @@ impl<'a> Download<'a> {
                 Some(asked) => asked,
                 None => pause(retry, in_a_row),
             };
-            self.fetch.step.message(&format!("{why}; again in {:.1} s", pause.as_secs_f32()));
+            self.step.message(&format!("{why}; again in {:.1} s", pause.as_secs_f32()));
             std::thread::sleep(pause);
         }
-    }
-
-    /// Checks what has come in full.
-    fn finish(&self, part: Part) -> Result<PathBuf, Failure> {
-        let pin = self.fetch.pin;
-        if pin.source.size.is_none_or(|size| size == part.length()) && part.sha256() == pin.sha256 {
-            return self.fetch.store.accept(pin, &part).map_err(Failure::local);
-        }
-        Err(evidence::keep(part, self.url, &self.fetch.options.rejected, pin))
     }
 
     /// One request, and its answer read to the end.
     fn attempt(&self, part: &mut Part) -> Result<(), Problem> {
         let note = part.note().filter(|note| note.url == self.url.as_str());
         let start = if note.is_some() { part.catch_up()? } else { 0 };
-        if start > 0 && self.fetch.pin.source.size == Some(start) {
+        if start > 0 && self.size == Some(start) {
             // All there: an earlier run was killed just before it could say so.
             return Ok(());
         }
@@ -204,7 +202,7 @@ impl<'a> Download<'a> {
             None => part.restart()?,
         }
         let start = part.length();
-        let response = request.send().map_err(|error| problem(error, &self.fetch.network.retry))?;
+        let response = request.send().map_err(|error| problem(error, &self.network.retry))?;
         match response.status() {
             StatusCode::OK => {
                 part.restart()?;
@@ -226,7 +224,7 @@ impl<'a> Download<'a> {
         let text = header(response.headers(), CONTENT_RANGE).unwrap_or_default();
         let range = content_range(text);
         let right = range.is_some_and(|(first, total)| {
-            first == start && total.is_none_or(|total| self.fetch.pin.source.size.is_none_or(|size| size == total))
+            first == start && total.is_none_or(|total| self.size.is_none_or(|size| size == total))
         });
         let now = validator(response.headers());
         let same = now.is_none() || part.note().map(|note| note.validator) == now;
@@ -244,7 +242,7 @@ impl<'a> Download<'a> {
 
     /// Streams the answer into the part, never more than was pinned.
     fn body(&self, part: &mut Part, mut response: Response) -> Result<(), Problem> {
-        let limit = self.fetch.pin.source.size.unwrap_or(MAX_UNKNOWN_SIZE);
+        let limit = self.size.unwrap_or(MAX_UNKNOWN_SIZE);
         let delimited = [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| response.headers().contains_key(name));
         let expected = response.content_length().map(|rest| rest + part.length());
         let mut chunk = vec![0; CHUNK];
@@ -254,18 +252,19 @@ impl<'a> Download<'a> {
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 // A server that announced too much has given everything all the same.
-                Err(_) if part.sha256() == self.fetch.pin.sha256 => return Ok(()),
+                Err(_) if self.sha256.is_some_and(|pinned| part.sha256() == pinned) => return Ok(()),
                 Err(error) => return Err(self.broken(&error, part.length(), expected)),
             };
             // One byte more than the limit is kept: it is enough to see that the file is too large.
             let room = usize::try_from(limit + 1 - part.length().min(limit)).unwrap_or(usize::MAX);
             part.add(&chunk[..count.min(room)])?;
-            self.fetch.step.position(part.length());
+            self.step.position(part.length());
             if part.length() > limit {
-                return Ok(());
+                let endless = || Problem::Final(Failure::Refused(format!("gives more than {}", bytes(limit))));
+                return if self.sha256.is_some() { Ok(()) } else { Err(endless()) };
             }
         }
-        match self.fetch.pin.source.size {
+        match self.size {
             Some(size) if part.length() < size && !delimited => {
                 Err(Problem::Passing(format!("was cut after {} of {size} bytes", part.length()), None))
             }
@@ -275,10 +274,10 @@ impl<'a> Download<'a> {
 
     /// What to say of a body that ended with an error.
     fn broken(&self, error: &std::io::Error, got: u64, expected: Option<u64>) -> Problem {
-        let of = self.fetch.pin.source.size.or(expected).map(|size| format!(" of {size}")).unwrap_or_default();
+        let of = self.size.or(expected).map(|size| format!(" of {size}")).unwrap_or_default();
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<reqwest::Error>());
         if error.kind() == std::io::ErrorKind::TimedOut || inner.is_some_and(reqwest::Error::is_timeout) {
-            let stall = self.fetch.network.retry.stall.as_secs_f32();
+            let stall = self.network.retry.stall.as_secs_f32();
             return Problem::Passing(format!("stalled after {got}{of} bytes (nothing for {stall} s)"), None);
         }
         let why = inner.map_or_else(|| error.to_string(), |inner| chain(inner));
@@ -357,7 +356,7 @@ pub(super) fn pause(retry: &Retry, failures: u32) -> Duration {
 }
 
 /// An error with its causes, without what they repeat of each other.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
+fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in causes(error) {
         let cause = cause.to_string();

@@ -18,8 +18,9 @@ mod evidence;
 mod http;
 mod reach;
 mod store;
+mod unpinned;
 
-pub use http::{MAX_UNKNOWN_SIZE, chain, client};
+pub use unpinned::{Unhad, Unpinned};
 
 #[cfg(test)]
 mod tests;
@@ -312,7 +313,8 @@ fn fetch_missing<'a>(
             _ => None,
         }));
     }
-    let network = http::Network::new(&options.retry, urls);
+    let network = http::Network::new(&options.retry, urls, http::refuse_downgrade);
+    evidence::tidy(&options.rejected);
     let queue = Mutex::new(missing);
     let results = Mutex::new((BTreeMap::new(), Vec::new()));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -405,9 +407,20 @@ impl Fetch<'_> {
             Address::Folder(folder) => self.folder(folder),
             Address::File(path) => self.file(path),
             Address::Url(_) if self.options.offline => Err(Failure::Offline),
-            Address::Url(url) => http::Download::new(self, url)?.run(),
+            Address::Url(url) => self.url(url),
             Address::Bad(_, why) => Err(Failure::Refused(why.clone())),
         }
+    }
+
+    /// Downloads the archive, and checks what has come in full.
+    fn url(&self, url: &reqwest::Url) -> Result<PathBuf, Failure> {
+        let download = http::Download::new(self.network, url, self.step)?.pinned(self.pin);
+        let mut part = self.store.part(self.pin).map_err(Failure::local)?;
+        download.run(&mut part)?;
+        if self.pin.source.size.is_none_or(|size| size == part.length()) && part.sha256() == self.pin.sha256 {
+            return self.store.accept(self.pin, &part).map_err(Failure::local);
+        }
+        Err(evidence::keep(part, url, &self.options.rejected, self.pin))
     }
 
     /// Looks the archive up in a mirror folder, by its names and by its hash.
@@ -447,7 +460,7 @@ impl Fetch<'_> {
             copy.discard();
             copied.map_err(Failure::local)?;
         }
-        let what = format!("{} {}", path.display(), evidence::diagnose(path, size, self.pin));
+        let what = format!("{} {}", path.display(), evidence::diagnose(path, size, self.pin, &self.options.rejected));
         Err(Failure::Wrong { what, evidence: path.to_owned() })
     }
 }

@@ -116,8 +116,8 @@ impl Store {
     /// Takes a part whose content was found right: synced, then renamed, so that the name never stands for less.
     pub(super) fn accept(&self, pin: &Pin<'_>, part: &Part) -> io::Result<PathBuf> {
         let path = self.folder.join(pin.file_name());
-        part.file.sync_all()?;
-        std::fs::rename(&part.path, &path)?;
+        part.file.sync_all().map_err(about(&part.path))?;
+        std::fs::rename(&part.path, &path).map_err(about(&path))?;
         // Belongs to the part; worth nothing without it.
         let _ = std::fs::remove_file(part.note_path());
         File::open(&self.folder)?.sync_all()?;
@@ -142,9 +142,15 @@ pub(super) struct Part {
     length: u64,
 }
 
+/// Lets an error say which file it is about.
+fn about(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 impl Part {
-    fn open(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = opened.map_err(about(&path))?;
         Ok(Self { path, file, hasher: Sha256::new(), length: 0 })
     }
 
@@ -162,7 +168,7 @@ impl Part {
     /// Writes down where the part comes from. Without that it is begun anew the next time.
     pub(super) fn set_note(&self, note: Option<&Note>) -> io::Result<()> {
         match note {
-            Some(note) => std::fs::write(self.note_path(), serde_json::to_vec(note)?),
+            Some(note) => std::fs::write(self.note_path(), serde_json::to_vec(note)?).map_err(about(&self.note_path())),
             None => match std::fs::remove_file(self.note_path()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
@@ -196,7 +202,7 @@ impl Part {
 
     pub(super) fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
-        self.file.write_all(bytes)?;
+        self.file.write_all(bytes).map_err(about(&self.path))?;
         self.length += bytes.len() as u64;
         Ok(())
     }

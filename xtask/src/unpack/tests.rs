@@ -195,6 +195,60 @@ fn what_is_no_archive_is_named_by_how_it_begins() {
 }
 
 #[test]
+fn a_bomb_is_refused_before_it_fills_the_disk_or_the_memory() {
+    let place = Place::new();
+    let archive = place.folder.path().join("archive");
+    let within = |entries: &[Entry], limits: Limits| {
+        std::fs::write(&archive, tar_of(entries)).unwrap();
+        unpack_within(&archive, &place.target(), limits)
+    };
+    let mut large = entry(EntryType::Regular, "top/large", "");
+    large.content = vec![0; 100_000];
+    let entries = [entry(EntryType::Directory, "top/", ""), large.clone(), entry(EntryType::Symlink, "top/link", "large")];
+    for limits in [Limits { bytes: 99_999, entries: 3 }, Limits { bytes: 100_000, entries: 2 }] {
+        let error = within(&entries, limits).unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Integrity);
+        assert!(format!("{error:#}").contains("like a bomb"), "{error:#}");
+        assert!(!place.target().exists() && place.beside() == ["outside"]);
+    }
+    within(&entries, Limits { bytes: 100_000, entries: 3 }).unwrap();
+    // What is far larger than it says it is on disk: a sparse file of GNU's kind.
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_path("sparse").unwrap();
+    header.set_mode(0o644);
+    header.set_size(512);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.sparse[0].set_offset(1 << 40);
+    gnu.sparse[0].set_length(512);
+    gnu.set_real_size((1 << 40) + 512);
+    header.set_cksum();
+    builder.append(&header, [1; 512].as_slice()).unwrap();
+    let error = Place::new().unpack(&builder.into_inner().unwrap()).unwrap_err();
+    assert!(format!("{error:#}").contains("like a bomb"), "{error:#}");
+    // A name that would take all memory: the parser holds names in it.
+    let mut name = entry(EntryType::GNULongName, "././@LongLink", "");
+    name.content = vec![b'n'; 3 << 20];
+    place_refuses_a_long_description(&[name, entry(EntryType::Regular, "x", "")]);
+    // And so much content of what has none.
+    let mut link = entry(EntryType::Symlink, "link", "x");
+    link.content = vec![0; 3 << 20];
+    place_refuses_a_long_description(&[link, entry(EntryType::Regular, "x", "")]);
+    assert_eq!(Limits::of_archive(1000).bytes, 1 << 30);
+    assert_eq!(Limits::of_archive(100_000_000).bytes, 10_000_000_000);
+    assert_eq!(Limits::of_archive(u64::MAX).bytes, 64 << 30);
+}
+
+fn place_refuses_a_long_description(entries: &[Entry]) {
+    let place = Place::new();
+    let error = place.unpack(&tar_of(entries)).unwrap_err();
+    assert!(format!("{error:#}").contains("longer than any name"), "{error:#}");
+    assert_eq!(kind_of(&error), Kind::Integrity);
+    assert!(!place.target().exists());
+}
+
+#[test]
 fn what_has_no_business_in_a_source_archive_is_refused_by_name() {
     use EntryType as T;
     let refused = |entries: &[Entry], words: &str| Place::new().refused(entries, words);

@@ -5,21 +5,13 @@
 //! unpacked, so an error page is never pinned. Plain http counts from this very machine only.
 
 use crate::error::{Kind, kind_of};
-use crate::fetch::{MAX_UNKNOWN_SIZE, Mirror, Retry, chain, client, shown};
+use crate::fetch::{Mirror, Retry, Unhad, Unpinned, shown};
 use crate::progress::{Step, Ui, bytes};
 use crate::stack::lock::{Source, tree_hash};
 use crate::{cli, fingerprint, unpack};
-use anyhow::Context as _;
-use reqwest::blocking::Client;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
-use reqwest::{StatusCode, Url};
-use sha2::{Digest as _, Sha256};
+use reqwest::Url;
 use std::fs::File;
-use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
-
-/// How much is read at once.
-const CHUNK: usize = 256 * 1024;
 
 /// An archive that is now known.
 pub(super) struct Archive {
@@ -50,18 +42,19 @@ pub(super) fn get(
 ) -> anyhow::Result<(Archive, Vec<(String, String)>)> {
     let step = ui.step(&source.name, "fetch");
     step.announce();
-    let getter = Getter::new(network)?;
+    let places = places(source, network);
+    let getter = Getter::new(network, &places);
     let mut archives: Vec<Archive> = Vec::new();
     let mut failed = Vec::new();
     let mut wrong = 0;
-    for (at, place) in places(source, network).into_iter().enumerate() {
+    for (at, place) in places.iter().enumerate() {
         let shown = place.shown();
         step.message(&shown);
         let path = scratch.join(format!("archive-{at}"));
-        let (size, sha256) = match getter.copy(&place, &path, &step) {
+        let (size, sha256) = match getter.copy(place, &path, &step) {
             Ok(came) => came,
-            Err(Trouble::Disk(error)) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
-            Err(Trouble::Final(why) | Trouble::Passing(why)) => {
+            Err(Trouble::Disk(error)) => return Err(error),
+            Err(Trouble::Address(why)) => {
                 failed.push((shown, why));
                 continue;
             }
@@ -134,7 +127,7 @@ impl Place {
         let refused = |why: &str| Self::Refused(address.to_owned(), why.to_owned());
         match Url::parse(address) {
             Ok(url) if url.scheme() == "file" => url.to_file_path().map_or_else(|()| refused("names no file"), Self::File),
-            Ok(url) if url.scheme() == "https" || is_loopback(&url) => Self::Url(url),
+            Ok(url) if Unpinned::is_safe(&url) => Self::Url(url),
             Ok(_) => refused("is not https: what it gives cannot be trusted without a hash"),
             Err(error) => refused(&format!("is no address: {error}")),
         }
@@ -175,125 +168,51 @@ fn places(source: &Source, network: &cli::Network) -> Vec<Place> {
     all
 }
 
-fn is_loopback(url: &Url) -> bool {
-    url.scheme() == "http" && matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"))
-}
-
 /// What kept an address from giving the archive.
 enum Trouble {
-    /// May pass by itself.
-    Passing(String),
-    Final(String),
-    Disk(std::io::Error),
+    Address(String),
+    Disk(anyhow::Error),
 }
 
 /// The way to the network; none when offline.
 struct Getter {
-    http: Option<Client>,
-    retry: Retry,
+    http: Option<Unpinned>,
 }
 
 impl Getter {
-    fn new(network: &cli::Network) -> anyhow::Result<Self> {
-        let retry = Retry::default();
-        if network.offline {
-            return Ok(Self { http: None, retry });
-        }
-        let http = client(&retry, |from, to| {
-            let safe = to.scheme() == "https" || (is_loopback(to) && from.iter().all(is_loopback));
-            (!safe).then(|| format!("is redirected to {}, which is not https: anyone on the way could change it", shown(to)))
+    fn new(network: &cli::Network, places: &[Place]) -> Self {
+        let urls = places.iter().filter_map(|place| match place {
+            Place::Url(url) => Some(url.clone()),
+            _ => None,
         });
-        let http = http.map_err(|why| Kind::Fetch.error(why))?;
-        Ok(Self { http: Some(http), retry })
+        Self { http: (!network.offline).then(|| Unpinned::new(&Retry::default(), urls.collect())) }
     }
 
     /// Copies what is at `place` to `path`; gives its size and hash.
     fn copy(&self, place: &Place, path: &Path, step: &Step) -> Result<(u64, String), Trouble> {
-        let local = |from: &Path| match File::open(from) {
-            Ok(file) => save(file, None, path, step, &|error| Trouble::Final(format!("cannot be read: {error}"))),
-            Err(error) => Err(Trouble::Final(format!("cannot be read: {error}"))),
-        };
         match place {
-            Place::Refused(_, why) => Err(Trouble::Final(why.clone())),
-            Place::File(from) => local(from),
+            Place::Refused(_, why) => Err(Trouble::Address(why.clone())),
+            Place::File(from) => local(from, path),
             Place::Folder(folder, names) => match names.iter().map(|name| folder.join(name)).find(|from| from.is_file()) {
-                Some(from) => local(&from),
-                None => Err(Trouble::Final(format!("has none of {}", names.join(", ")))),
+                Some(from) => local(&from, path),
+                None => Err(Trouble::Address(format!("has none of {}", names.join(", ")))),
             },
             Place::Url(url) => {
-                let Some(http) = &self.http else { return Err(Trouble::Final("not tried (--offline)".to_owned())) };
-                self.patiently(|| download(http, url, path, step), step)
+                let Some(http) = &self.http else { return Err(Trouble::Address("not tried (--offline)".to_owned())) };
+                http.get(url, path, step).map_err(|unhad| match unhad {
+                    Unhad::Address(why) => Trouble::Address(why),
+                    Unhad::Machine(why) => Trouble::Disk(Kind::Fetch.error(why)),
+                })
             }
         }
     }
-
-    /// Tries again what may pass by itself.
-    fn patiently<T>(&self, attempt: impl Fn() -> Result<T, Trouble>, step: &Step) -> Result<T, Trouble> {
-        let mut pause = self.retry.first_pause;
-        for _ in 1..self.retry.attempts {
-            match attempt() {
-                Err(Trouble::Passing(why)) => {
-                    step.message(&format!("{why}; again in {:.0} s", pause.as_secs_f32()));
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(self.retry.longest_pause);
-                }
-                other => return other,
-            }
-        }
-        let times = self.retry.attempts;
-        attempt().map_err(|trouble| match trouble {
-            Trouble::Passing(why) => Trouble::Final(format!("{why} (tried {times} times)")),
-            other => other,
-        })
-    }
 }
 
-fn download(http: &Client, url: &Url, path: &Path, step: &Step) -> Result<(u64, String), Trouble> {
-    let request = http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
-    let response = request.send().map_err(|error| {
-        // Whom we cannot connect to within seconds is not worth more of them; this is also what TLS fails with.
-        let lasting = error.is_connect() || error.is_redirect();
-        let why = chain(&error.without_url());
-        if lasting { Trouble::Final(why) } else { Trouble::Passing(why) }
-    })?;
-    match response.status() {
-        StatusCode::OK => {}
-        status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
-            return Err(Trouble::Passing(format!("HTTP {status}")));
-        }
-        status if status.is_server_error() => return Err(Trouble::Passing(format!("HTTP {status}"))),
-        status => return Err(Trouble::Final(format!("HTTP {status}"))),
-    }
-    let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    save(response, length, path, step, &|error| Trouble::Passing(format!("was cut or stalled: {}", chain(error))))
-}
-
-/// Writes what comes to `path`, and hashes it on the way.
-fn save(
-    mut from: impl Read,
-    length: Option<u64>,
-    path: &Path,
-    step: &Step,
-    broken: &dyn Fn(&std::io::Error) -> Trouble,
-) -> Result<(u64, String), Trouble> {
-    let mut file = File::create(path).map_err(Trouble::Disk)?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; CHUNK];
-    let mut size = 0;
-    step.length(length);
-    loop {
-        let count = match from.read(&mut chunk) {
-            Ok(0) => return Ok((size, fingerprint::hex(&hash.finalize()))),
-            Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(broken(&error)),
-        };
-        hash.update(&chunk[..count]);
-        file.write_all(&chunk[..count]).map_err(Trouble::Disk)?;
-        size += count as u64;
-        if size > MAX_UNKNOWN_SIZE {
-            return Err(Trouble::Final(format!("gives more than {}", bytes(MAX_UNKNOWN_SIZE))));
-        }
-        step.position(size);
-    }
+/// Copies a file of this machine.
+fn local(from: &Path, to: &Path) -> Result<(u64, String), Trouble> {
+    let unreadable = |error: std::io::Error| Trouble::Address(format!("cannot be read: {error}"));
+    File::open(from).map_err(unreadable)?;
+    let size = std::fs::copy(from, to)
+        .map_err(|error| Trouble::Disk(anyhow::anyhow!("cannot copy {} to {}: {error}", from.display(), to.display())))?;
+    Ok((size, fingerprint::hash_file(to).map_err(unreadable)?))
 }

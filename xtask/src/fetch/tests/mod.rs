@@ -15,6 +15,8 @@ use std::time::Instant;
 struct Place {
     folder: tempfile::TempDir,
     archive: Vec<u8>,
+    /// How long a silent server is waited for. Long, so that a busy machine is not taken for one.
+    stall: Duration,
 }
 
 /// A real archive of about 200 kB that does not compress, so that cuts fall where they are wanted.
@@ -35,7 +37,7 @@ fn sha256(bytes: &[u8]) -> String {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("fet ch ").tempdir().unwrap();
-        Self { folder, archive: archive("1.2") }
+        Self { folder, archive: archive("1.2"), stall: Duration::from_secs(20) }
     }
 
     /// The pin of the archive, at these addresses.
@@ -66,7 +68,7 @@ impl Place {
                 attempts: 3,
                 first_pause: Duration::from_millis(10),
                 longest_pause: Duration::from_secs(2),
-                stall: Duration::from_millis(400),
+                stall: self.stall,
                 connect: Duration::from_secs(2),
             },
         }
@@ -212,7 +214,7 @@ fn a_cut_download_goes_on_where_it_stopped() {
 
 #[test]
 fn a_stalled_download_goes_on_too_and_in_the_next_run() {
-    let place = Place::new();
+    let place = Place { stall: Duration::from_millis(400), ..Place::new() };
     let server = serve(&place, |request, archive| match request.number {
         0..3 => Answer::ranged(request, archive, "\"one\"").cut(1000).stall(),
         _ => Answer::ranged(request, archive, "\"one\""),
@@ -226,7 +228,7 @@ fn a_stalled_download_goes_on_too_and_in_the_next_run() {
 
 #[test]
 fn a_server_that_never_answers_is_given_up() {
-    let place = Place::new();
+    let place = Place { stall: Duration::from_millis(400), ..Place::new() };
     let server = Server::start(|_| Answer::unmeasured(b"").stall());
     place.fails(&[server.url("a.tar.gz")], Kind::Fetch, &["tried 3 times"]);
 }
@@ -364,7 +366,7 @@ fn a_wrong_download_is_told_apart_kept_and_the_next_address_tried() {
         (b"\nnot here\nsorry", "text that begins \"not here\""),
         (b"", "is empty"),
         (&[0xff, 0xfe, 0, 1, 2], "is other content, cut short: 5 of"),
-        (&archive("1.3"), "a gzip file that holds \"thing-1.3/noise\""),
+        (&archive("1.3"), "a gzip file of another version, it holds \"thing-1.3/noise\""),
     ];
     for (wrong, words) in cases {
         let place = Place::new();
@@ -402,6 +404,36 @@ fn the_same_tree_packed_anew_is_recognised_when_the_right_one_comes() {
     std::fs::write(&other, archive("1.3")).unwrap();
     let tries = [("a".to_owned(), wrong(&evidence)), ("b".to_owned(), wrong(&other)), ("c".to_owned(), Failure::Offline)];
     assert_eq!(evidence::repacked(&tries, &good), ["a"]);
+}
+
+#[test]
+fn the_same_tree_packed_anew_is_recognised_by_the_lock_when_no_right_one_comes() {
+    let place = Place::new();
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(place.archive.as_slice()), &mut plain).unwrap();
+    let repacked = {
+        let mut xz = xz2::write::XzEncoder::new(Vec::new(), 0);
+        xz.write_all(&plain).unwrap();
+        xz.finish().unwrap()
+    };
+    let server = serve(&place, move |request, _| match request.path.as_str() {
+        "/same.tar.gz" => Answer::ok(&repacked),
+        _ => Answer::ok(&archive("1.3")),
+    });
+    let good = place.folder.path().join("good");
+    std::fs::write(&good, &place.archive).unwrap();
+    crate::unpack::unpack(&good, &place.folder.path().join("tree")).unwrap();
+    let mut source = place.source("thing", &[server.url("same.tar.gz"), server.url("other.tar.gz")]);
+    source.size = None;
+    let tree = crate::fingerprint::scan(&place.folder.path().join("tree")).unwrap();
+    source.tree_sha256 = Some(crate::stack::lock::tree_hash(&tree));
+    let text = format!("{:#}", place.fetch_with(&[source], &place.options()).unwrap_err());
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("127.0.0.1")).collect();
+    assert!(lines[0].contains("has the same tree, but packs it differently") && lines[0].contains("an xz file"), "{text}");
+    assert!(lines[1].contains("a gzip file of another version, it holds \"thing-1.3/noise\""), "{text}");
+    assert!(!lines[1].contains("same tree"), "{text}");
+    let left = names(&place.options().rejected);
+    assert_eq!(left.len(), 4, "nothing unpacked is left: {left:?}");
 }
 
 #[test]
