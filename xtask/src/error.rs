@@ -6,7 +6,7 @@
 use crate::shell::CommandFailed;
 use crate::{events, progress};
 use std::fmt;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 /// The kinds of failure, each with the exit status that the README documents.
@@ -90,7 +90,7 @@ impl<T, E: Into<anyhow::Error>> WithKind<T> for Result<T, E> {
 }
 
 /// The kind of an error: that of the outermost [`Failure`] in its chain, [`Kind::Compile`] where a command failed, else
-/// [`Kind::Other`].
+/// [`Kind::Other`]; a full disk that nobody gave a kind is what the machine lacks.
 pub fn kind_of(error: &anyhow::Error) -> Kind {
     let command = error.chain().any(<dyn std::error::Error>::is::<CommandFailed>);
     // A `Failure` added by `context` is reachable only by `downcast_ref` on the error itself, one that came as the
@@ -98,12 +98,32 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
     error
         .downcast_ref::<Failure>()
         .or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()))
-        .map_or(if command { Kind::Compile } else { Kind::Other }, |failure| failure.kind)
+        .map(|failure| failure.kind)
+        .or(command.then_some(Kind::Compile))
+        .or(is_full_disk(error).then_some(Kind::Preflight))
+        .unwrap_or(Kind::Other)
+}
+
+/// Whether a disk without room is at the bottom of it.
+fn is_full_disk(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}
+
+/// What is to be done about a full disk, where the text does not say it yet.
+fn way_out(error: &anyhow::Error) -> &'static str {
+    if is_full_disk(error) && !format!("{error:#}").contains("make room") {
+        "; make room there, or choose another disk with --build-dir and --dist-dir"
+    } else {
+        ""
+    }
 }
 
 /// Prints a line to standard error. That may be closed; then there is nobody to be told.
 pub fn write_stderr(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// One failure is returned as it is; of several all are shown, and the first gives the kind.
@@ -124,7 +144,7 @@ pub fn conclude(mut failures: Vec<anyhow::Error>) -> anyhow::Result<()> {
 
 /// Prints the error with all its causes to standard error and gives the exit status of its kind.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    write_stderr(&format!("error: {error:#}"));
+    write_stderr(&format!("error: {error:#}{}", way_out(error)));
     progress::annotate_run(error);
     let kind = kind_of(error);
     events::end(error, kind);

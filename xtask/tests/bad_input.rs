@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{GOOD_MAKEFILE, Place, Tmpfs, closed_port, compiled, serve, sha256, tar_gz};
+use common::{GOOD_MAKEFILE, Place, closed_port, compiled, serve, sha256, tar_gz};
 use std::fs;
 
 fn good_archive() -> Vec<u8> {
@@ -228,26 +228,6 @@ fn what_the_build_did_not_make_is_named() {
     let recipe = fs::read_to_string(place.path("stack/recipes/thing.toml")).unwrap();
     place.write("stack/recipes/thing.toml", recipe.replace("dest/opt/thing", "dest/opt/missing"));
     place.xtask(&["package"]).bad(8, &["dest/opt/missing", "thing"]);
-}
-
-#[test]
-fn no_space_left_is_an_error_that_leaves_nothing_half_written() {
-    let place = Place::new();
-    let noise = common::noise(3_000_000);
-    let archive = tar_gz(&[("thing-1.0/hello.txt", &noise)]);
-    let mirror = place.write("mirror/thing-1.0+x.tar.gz", &archive).parent().unwrap().to_owned();
-    let mirror = mirror.to_str().unwrap();
-    place.one_component(&["https://127.0.0.1:1/x.tar.gz".to_owned()], &archive);
-    let Some(dist) = Tmpfs::mount(place.path("dist")) else {
-        assert!(std::env::var_os("CI").is_none(), "CI runs as root and can mount a tmpfs");
-        eprintln!("passed over: mounting a tmpfs needs root");
-        return;
-    };
-    place.xtask(&["package", "--offline", "--mirror", mirror]).bad(8, &["No space left on device", "dist"]);
-    let left: Vec<_> = fs::read_dir(&dist.0).unwrap().flatten().map(|entry| entry.path()).collect();
-    assert!(left.is_empty(), "{left:?}");
-    drop(dist);
-    place.xtask(&["package", "--offline", "--mirror", mirror]).good();
 }
 
 /// Starts `package` on a component whose compiling writes `started` and then takes for ever.
