@@ -1,73 +1,7 @@
-//! Builds the dkumonitor package: `cargo xtask package`.
-//!
-//! This file parses the command line and hands over; [`cli`] lists every command and flag, [`commands`] has a file for
-//! each command. ARCHITECTURE.md in the repository's root shows the whole house.
+//! Builds the dkumonitor package: `cargo xtask package`. Everything is in the library beside it.
 
-mod archive;
-mod build;
-mod cli;
-mod commands;
-mod dirs;
-mod engine;
-mod environment;
-mod error;
-mod events;
-mod fetch;
-mod fingerprint;
-mod history;
-mod host;
-mod interrupt;
-mod key;
-mod logs;
-mod meter;
-mod patch;
-mod plan;
-mod preflight;
-mod progress;
-mod sandbox;
-mod schedule;
-mod shell;
-mod stack;
-mod stage;
-mod store;
-mod supply;
-mod toolchain;
-mod unpack;
-
-use clap::Parser as _;
-use cli::Command;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    // What is built must not depend on the caller's umask.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // It takes the place of this program, before there is a second thread.
-    if let Command::WithoutNetwork { words } = &cli.command {
-        return sandbox::enter(words).map_or_else(|error| error::report(&error), |()| ExitCode::SUCCESS);
-    }
-    if let Some(command) = cli.command.tells_events() {
-        events::open(command);
-    }
-    let outcome = interrupt::listen().and_then(|()| match &cli.command {
-        Command::Package(args) => commands::package::run(args),
-        Command::Fetch(args) => commands::fetch::run(args),
-        Command::Plan(args) => commands::plan::run(args),
-        Command::Explain(args) => commands::explain::run(args),
-        Command::Shell(args) => commands::shell::run(args),
-        Command::Doctor(args) => commands::doctor::run(args),
-        Command::VendorExport(args) => commands::vendor_export::run(args),
-        Command::Clean(args) => commands::clean::run(args),
-        Command::Ci(args) => commands::ci::run(args),
-        Command::Bench(args) => commands::bench::run(args),
-        Command::Lock(command) => commands::lock::run(command),
-        Command::WithoutNetwork { .. } => Ok(()),
-    });
-    match outcome {
-        Ok(()) => {
-            events::close(0, "done");
-            ExitCode::SUCCESS
-        }
-        Err(error) => error::report(&error),
-    }
+    xtask::main()
 }

@@ -264,6 +264,7 @@ impl Manager {
             (Self::Apt, "go") => &["golang-go"],
             (Self::Apt, "node") => &["nodejs"],
             (Self::Apt, "collectd") => &["collectd-core"],
+            (Self::Apt, "xz") => &["xz-utils"],
             (Self::Apt | Self::Dnf, "cargo") => &["cargo"],
             (Self::Dnf, "cc") => &["gcc"],
             (Self::Dnf, "go") => &["golang"],

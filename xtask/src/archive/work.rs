@@ -15,7 +15,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// How many blocks for each thread may be ahead of the one that is written next.
-const AHEAD: usize = 3;
+const AHEAD: usize = 2;
 
 /// All that the threads share.
 pub(super) struct Work<'a> {

@@ -39,6 +39,7 @@ pub fn run(args: &cli::Ci) -> anyhow::Result<()> {
     check("the lock", cmd!(shell, "{this} lock check"))?;
     check("the lock of the miniature stack", cmd!(shell, "{this} lock check --stack examples/ministack"))?;
     check("tests", cmd!(shell, "cargo test --workspace --locked"))?;
+    check("tests of what is optional", cmd!(shell, "cargo test --package xtask --features zstd --locked --lib archive::"))?;
     eprintln!("all green");
     Ok(())
 }
@@ -53,6 +54,8 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         let mut findings = preflight::check(&recipes, &bootstrap, &workshop.host, &workshop.dirs);
         // Debian's collectd stands for the one that --system-collectd takes over.
         findings.push(preflight::look("collectd", None, &["the tests"], &workshop.host));
+        // Archives are read back by those for whom they are made.
+        findings.extend(["xz", "zstd"].map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
         findings.push(preflight::rust_target(OTHER_TARGET, "the tests"));
         findings
     };

@@ -14,7 +14,7 @@ const BEHIND: [(&str, &str); 3] = [("size", "sha256"), ("tree-sha256", "size"), 
 ///
 /// # Errors
 /// [`Kind::Usage`] when the text has no such entry in `[[source]]` form.
-pub(super) fn rewritten(text: &str, new: &Source) -> anyhow::Result<String> {
+pub fn rewritten(text: &str, new: &Source) -> anyhow::Result<String> {
     let by_hand = |why: &str| Kind::Usage.error(format!("cannot rewrite the entry \"{}\": {why}; change it by hand", new.name));
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| by_hand(error.message()))?;
     let sources = document.get_mut("source").and_then(Item::as_array_of_tables_mut);
@@ -28,17 +28,28 @@ pub(super) fn rewritten(text: &str, new: &Source) -> anyhow::Result<String> {
     set(entry, "size", new.size.and_then(|size| i64::try_from(size).ok()));
     set(entry, "tree-sha256", new.tree_sha256.as_deref());
     let files: Vec<_> = new.license_files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
-    if !files.is_empty() {
-        set_list(entry, "license-files", &files);
-    }
+    set_list(entry, "license-files", &files);
     set(entry, "purl", new.purl.as_deref());
-    let text = document.to_string();
+    let text = with_ends_of(text, document.to_string());
     // What cannot be read again must never be written.
     let read = Lock::parse(&text).map_err(|why| by_hand(&format!("it would then be wrong: {why}")))?;
     if read.get(&new.name) != Some(new) {
         return Err(by_hand("its form is not understood"));
     }
     Ok(text)
+}
+
+/// The new text with its lines ended as those of the old one are, and its last one ended only if that was: the library that
+/// writes it down has a way of its own.
+fn with_ends_of(old: &str, mut new: String) -> String {
+    if !old.ends_with('\n') && new.ends_with('\n') {
+        new.pop();
+    }
+    let lines = old.matches('\n').count();
+    if lines > 0 && old.matches("\r\n").count() == lines {
+        new = new.replace("\r\n", "\n").replace('\n', "\r\n");
+    }
+    new
 }
 
 /// Whether comments stand before or in the entry of this name.
@@ -76,6 +87,10 @@ fn replace(old: &mut Value, mut new: Value) {
 /// Sets the values of a list one by one, so that a list over several lines stays one.
 fn set_list(entry: &mut Table, key: &str, values: &[String]) {
     let Some(list) = entry.get_mut(key).and_then(Item::as_array_mut) else {
+        // A list that is missing and an empty one are the same.
+        if values.is_empty() {
+            return;
+        }
         return insert(entry, key, values.iter().collect::<Array>().into());
     };
     for (at, value) in values.iter().enumerate() {
@@ -179,6 +194,9 @@ license = "MIT"
             .replace("# seen twice\n", &format!("# seen twice\nsize = 7\ntree-sha256 = \"{}\"\n", "d".repeat(64)))
             .replace("[\"LICENSE\"]", "[\"LICENSE\", \"NOTICE\"]");
         assert_eq!(rewritten(LOCK, &new).unwrap(), wanted);
+        // Lines end as they did, also the last.
+        assert_eq!(rewritten(&LOCK.replace('\n', "\r\n"), &new).unwrap(), wanted.replace('\n', "\r\n"));
+        assert_eq!(rewritten(LOCK.trim_end(), &new).unwrap(), wanted.trim_end());
         // Nothing to change changes nothing, not even spellings.
         let second = Lock::parse(LOCK).unwrap().get("second").unwrap().clone();
         assert_eq!(rewritten(LOCK, &second).unwrap(), LOCK);

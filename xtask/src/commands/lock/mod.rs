@@ -10,6 +10,8 @@ mod edit;
 mod licences;
 mod version;
 
+pub use edit::rewritten;
+
 use crate::cli;
 
 /// Hands over to the one that is wanted.
