@@ -287,6 +287,9 @@ pub struct Ci {
 /// Measure against common tools.
 #[derive(Args, Debug)]
 pub struct Bench {
+    /// What to measure
+    #[arg(value_enum, default_value_t)]
+    pub subject: Subject,
     #[command(flatten)]
     pub common: Common,
     #[command(flatten)]
@@ -306,6 +309,22 @@ pub struct Bench {
     /// How often each command is run
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub runs: u8,
+    /// Of the launcher: measure this program instead of compiling it
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+    /// Of the launcher: how long to watch it do nothing
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub idle: u64,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Subject {
+    /// The builder, against tar, gzip and other common tools
+    #[default]
+    Build,
+    /// The launcher, against supervisord and s6
+    Launcher,
 }
 
 /// What can be done with the pins.

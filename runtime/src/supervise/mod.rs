@@ -135,8 +135,10 @@ pub fn run(home: Home) -> Result<()> {
     // What it starts has to be of one version.
     crate::install::switch::complete(home.root())?;
     os::become_subreaper();
-    let held = logs::keeper::relieve(&home)?;
+    let mut keeper = logs::keeper::Keeper::default();
+    let held = keeper.take_over(&home)?;
     let mut supervisor = Supervisor::new(home, signals)?;
+    supervisor.keeper = keeper;
     drop(held);
     supervisor.note(&format!("supervisor {} started, process {}", supervisor.me.version, supervisor.me.pid));
     supervisor.adopt();

@@ -14,6 +14,7 @@ use measure::{compare, compare_sizes, in_turn, peak, shell, time};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+mod launcher;
 mod measure;
 mod synthetic;
 
@@ -26,6 +27,9 @@ const COMPONENT: u64 = 32 * 1024 * 1024;
 /// # Errors
 /// When a command cannot be run.
 pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
+    if args.subject == cli::Subject::Launcher {
+        return launcher::run(args);
+    }
     if let Some(target) = &args.only_archive {
         // What is measured from outside, in a process that does nothing else.
         let tree = args.tree.as_deref().context("--only-archive goes with --tree")?;

@@ -11,7 +11,7 @@
 //! - HUP: there are new FIFOs to hold.
 //!
 //! **One at a time writes logs.** A keeper first takes `run/keeper.lock` and then looks whether a supervisor lives; a supervisor first takes its
-//! own lock and then ends the keeper ([`relieve`]). So none of the two can overlook the other.
+//! own lock and then ends the keeper ([`Keeper::take_over`]). So none of the two can overlook the other.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -42,8 +42,11 @@ const LOCK: &str = "keeper.lock";
 /// How long a new supervisor waits for the old keeper's end before it kills it. A keeper only has to finish one round.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A keeper that did not stay is not tried again sooner.
-const AGAIN: Duration = Duration::from_secs(5);
+/// A keeper that did not stay so long is not replaced at once.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How often a new keeper looks whether the old one has gone.
+const LOOK: u16 = 10;
 
 /// The supervisor's end of its keeper.
 #[derive(Debug, Default)]
@@ -53,6 +56,43 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// Ends the keeper that an earlier supervisor has left, if there is one, a new one being started first, so that there is no
+    /// moment without; to be called with the supervisor's lock held and before any log is opened. What is returned holds the
+    /// FIFOs until the supervisor has opened them itself.
+    ///
+    /// # Errors
+    /// When the old one does not go.
+    pub fn take_over(&mut self, home: &Home) -> Result<Vec<File>> {
+        let path = home.run().join(LOCK);
+        if child::holder(&path).is_none() {
+            return Ok(Vec::new());
+        }
+        let held = hold(home).into_iter().map(|(_, fifo)| fifo).collect();
+        // Without a new one it has to do: it is tried again later.
+        let _ = self.ensure(home, Instant::now());
+        let (begin, mut killed, mut told) = (Instant::now(), false, None);
+        loop {
+            match child::holder(&path) {
+                None => return Ok(held),
+                old if old == self.pid() => return Ok(held),
+                Some(pid) if told != Some(pid) => {
+                    // It may have the lock and not yet have written its number.
+                    told = Some(pid);
+                    os::signal_process(pid, Signal::SIGTERM);
+                }
+                Some(pid) if begin.elapsed() > PATIENCE && !killed => {
+                    killed = true;
+                    os::signal_process(pid, Signal::SIGKILL);
+                }
+                Some(pid) if begin.elapsed() > PATIENCE * 2 => {
+                    anyhow::bail!("process {pid} keeps the logs ({} is locked) and does not end", path.display());
+                }
+                Some(_) => {}
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Starts the keeper if there is none and it is not too soon.
     ///
     /// # Errors
@@ -104,38 +144,6 @@ impl Keeper {
     }
 }
 
-/// Ends the keeper that an earlier supervisor has left, if there is one; to be called with the supervisor's lock held and before any
-/// log is opened. What is returned holds the FIFOs until the supervisor has opened them itself.
-///
-/// # Errors
-/// When it does not go.
-pub fn relieve(home: &Home) -> Result<Vec<File>> {
-    let path = home.run().join(LOCK);
-    let Some(mut pid) = child::holder(&path) else { return Ok(Vec::new()) };
-    let held = hold(home).into_iter().map(|(_, fifo)| fifo).collect();
-    let (begin, mut killed) = (Instant::now(), false);
-    os::signal_process(pid, Signal::SIGTERM);
-    loop {
-        std::thread::sleep(Duration::from_millis(1));
-        match child::holder(&path) {
-            None => return Ok(held),
-            // It had the lock and had not yet written its number.
-            Some(other) if other != pid => {
-                pid = other;
-                os::signal_process(pid, Signal::SIGTERM);
-            }
-            Some(_) => {}
-        }
-        if begin.elapsed() > PATIENCE && !killed {
-            killed = true;
-            os::signal_process(pid, Signal::SIGKILL);
-        }
-        if begin.elapsed() > PATIENCE * 2 {
-            anyhow::bail!("process {pid} keeps the logs ({} is locked) and does not end", path.display());
-        }
-    }
-}
-
 /// Opens every FIFO of the data folder for reading, and for nothing else: so the end of the last writer is seen.
 fn hold(home: &Home) -> Vec<(String, File)> {
     let mut out = Vec::new();
@@ -161,7 +169,19 @@ pub fn run(root: &OsStr) -> Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let home = Home::open(Path::new(root))?;
     let mut held = hold(&home);
-    let Some(lock) = child::lock(&home.run().join(LOCK))? else { return Ok(()) };
+    let lock = loop {
+        if let Some(lock) = child::lock(&home.run().join(LOCK))? {
+            break lock;
+        }
+        // The old one is about to go. If the supervisor is, this one is still wanted.
+        let mut fds = [PollFd::new(os::borrow(signals.as_raw_fd()), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::from(LOOK));
+        match told(&signals) {
+            Some(Told::End) => return Ok(()),
+            Some(Told::Look) => held = hold(&home),
+            None => {}
+        }
+    };
     lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id()))?;
     loop {
         os::forget_code();
