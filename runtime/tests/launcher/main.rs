@@ -16,4 +16,6 @@ mod install;
 mod logs;
 #[cfg(target_os = "linux")]
 mod resources;
+#[cfg(target_os = "linux")]
+mod soak;
 mod update;
