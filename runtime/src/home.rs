@@ -20,6 +20,8 @@
 //!     state.json            the last known state of every service ([`supervise::store`](crate::supervise::store))
 //!     NAME.lock             locked by the service's processes themselves, holds the first one's PID
 //!     keeper.lock           locked by the process that takes the logs over if the supervisor dies, holds its PID
+//!     definitions.json      the definitions in force, for a supervisor that finds other files than the last one did
+//!     NAME.notify           socket on which the service tells of itself ([`supervise::notify`](crate::supervise::notify))
 //!     NAME.out              FIFO that carries the service's output ([`supervise::logs`](crate::supervise::logs))
 //!     NAME.spool            output on its way to a log with time stamps ([`supervise::logs::spool`](crate::supervise::logs::spool))
 //!     log/NAME.log          that output; NAME.log.TIME, compressed NAME.log.TIME.gz, is older, *.idx tells when which part came
@@ -33,11 +35,12 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::definitions::{self, Definitions};
 use crate::install::record::{RECORD, Record};
 use crate::service::Service;
 
@@ -98,6 +101,22 @@ impl Home {
         self.root.join("run")
     }
 
+    /// In words, that the folder has been moved since we began to work in its `run`; none if it has not.
+    #[must_use]
+    pub fn moved(&self) -> Option<String> {
+        let of = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+        if of(&self.run()).is_some_and(|there| of(Path::new(".")) == Some(there)) {
+            return None;
+        }
+        let now = std::env::current_dir().ok().and_then(|run| run.parent().map(Path::to_owned));
+        let to = now.map_or_else(|| "removed".to_owned(), |path| format!("moved to {}", path.display()));
+        Some(format!(
+            "the data folder {} was {to} while its supervisor was at work: `dkm shutdown` ends it, and its services have their old \
+             paths in their configuration",
+            self.root.display()
+        ))
+    }
+
     /// `DATA/run/supervisor.lock`.
     #[must_use]
     pub fn supervisor_lock(&self) -> PathBuf {
@@ -122,6 +141,12 @@ impl Home {
         self.run().join(format!("{name}.out"))
     }
 
+    /// The socket on which a service tells of itself.
+    #[must_use]
+    pub fn service_notify(&self, name: &str) -> PathBuf {
+        self.run().join(format!("{name}.notify"))
+    }
+
     /// A service's log.
     #[must_use]
     pub fn log(&self, name: &str) -> PathBuf {
@@ -142,69 +167,30 @@ impl Home {
         Record::read(&self.root)
     }
 
-    /// The services of `conf/services.d`, sorted so that each comes after those it names in `after`.
+    /// The services of `conf/services.d`, sorted so that each comes after those it waits for, and what is wrong with others.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn definitions(&self) -> Result<Definitions> {
+        definitions::read(&self.root.join("conf/services.d"))
+    }
+
+    /// The services of `conf/services.d`, if nothing is wrong with any.
     ///
     /// # Errors
     /// All that is wrong with them at once, with file, line and column where there is one.
     pub fn services(&self) -> Result<Vec<Service>> {
-        let folder = self.root.join("conf/services.d");
-        let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
-            .with_context(|| format!("cannot read the services in {}", folder.display()))?
-            .collect::<io::Result<Vec<_>>>()?
-            .into_iter()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-            .collect();
-        paths.sort();
-        let mut services: Vec<Service> = Vec::new();
-        let mut problems = Vec::new();
-        for path in paths {
-            match read_service(&path) {
-                Ok(service) if services.iter().any(|known| known.name == service.name) => {
-                    problems.push(format!("{}: the service {} is defined twice", path.display(), service.name));
-                }
-                Ok(service) => services.push(service),
-                Err(error) => problems.push(format!("{error:#}")),
-            }
+        let Definitions { services, faults } = self.definitions()?;
+        if !faults.is_empty() {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            bail!("cannot use the services:\n  {}", faults.join("\n  "));
         }
-        if !problems.is_empty() {
-            bail!("cannot use the services:\n  {}", problems.join("\n  "));
-        }
-        in_order(services)
+        Ok(services)
     }
 }
 
 fn is_home(root: &Path) -> bool {
     root.join(RECORD).is_file()
-}
-
-fn read_service(path: &Path) -> Result<Service> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut service: Service = toml::from_str(&text).with_context(|| format!("cannot use {}", path.display()))?;
-    if service.name.is_empty() {
-        service.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    }
-    service.validate().with_context(|| format!("cannot use {}", path.display()))?;
-    if !Path::new(&service.command[0]).is_absolute() {
-        bail!("cannot use {}: the program \"{}\" is not an absolute path", path.display(), service.command[0]);
-    }
-    Ok(service)
-}
-
-/// Sorts services by `after`, alphabetical where that leaves a choice.
-fn in_order(mut left: Vec<Service>) -> Result<Vec<Service>> {
-    let mut out: Vec<Service> = Vec::with_capacity(left.len());
-    while !left.is_empty() {
-        let free = left.iter().position(|service| {
-            service.after.iter().all(|name| !left.iter().any(|other| other.name == *name && other.name != service.name))
-        });
-        let Some(at) = free else {
-            let names: Vec<&str> = left.iter().map(|service| service.name.as_str()).collect();
-            bail!("cannot order the services: {} wait for each other by `after`", names.join(", "));
-        };
-        out.push(left.remove(at));
-    }
-    Ok(out)
 }
 
 /// The path behind `argv[0]`: itself when it has a slash, else what PATH finds.
@@ -251,24 +237,6 @@ pub fn write_renamed(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn service(name: &str, after: &[&str]) -> Service {
-        let after: Vec<String> = after.iter().map(|name| format!("\"{name}\"")).collect();
-        toml::from_str(&format!("name = \"{name}\"\ncommand = [\"/x\"]\nafter = [{}]\n", after.join(","))).unwrap()
-    }
-
-    #[test]
-    fn services_come_after_what_they_name() {
-        let sorted = in_order(vec![service("a", &["b", "gone"]), service("b", &["c"]), service("c", &[]), service("d", &[])]);
-        let names: Vec<String> = sorted.unwrap().into_iter().map(|service| service.name).collect();
-        assert_eq!(names, ["c", "b", "a", "d"]);
-    }
-
-    #[test]
-    fn services_that_wait_for_each_other_are_named() {
-        let error = in_order(vec![service("a", &["b"]), service("b", &["a"]), service("c", &[])]).unwrap_err();
-        assert!(error.to_string().contains("a, b wait for each other"), "{error}");
-    }
 
     #[test]
     fn the_folder_is_found_through_links() {

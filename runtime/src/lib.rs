@@ -38,6 +38,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod control;
+pub mod definitions;
 pub mod home;
 pub mod install;
 pub mod manifest;
@@ -51,7 +52,7 @@ use clap::Parser;
 /// Does what the arguments say, the first being the name the program was called by.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
-    if let Some(done) = supervise::logs::help(arguments) {
+    if let Some(done) = supervise::help(arguments) {
         return done;
     }
     let called_as = arguments.first().cloned().unwrap_or_else(|| "dkm".into());

@@ -50,7 +50,7 @@ pub fn run(home: &Home, options: &Shown) -> Result<ExitCode> {
 
 fn check(home: &Home, service: &Service) -> Finding {
     let finding = |good, result: String, output| Finding { name: service.name.clone(), good, result, output };
-    if let Err(error) = probe::check(&service.probes) {
+    if let Err(error) = probe::check(service) {
         return finding(false, format!("{error:#}"), String::new());
     }
     let Some((program, arguments)) = service.check.split_first() else {

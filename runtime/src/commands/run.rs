@@ -18,7 +18,7 @@ use crate::supervise::{self, child};
 /// # Errors
 /// When the service runs already, or its program cannot be run.
 pub fn run(home: &Home, options: &Run) -> Result<ExitCode> {
-    let Some(asked) = &options.service else { return supervise::run(home.clone()).map(|()| ExitCode::SUCCESS) };
+    let Some(asked) = &options.service else { return supervise::run_all(home.clone()).map(|()| ExitCode::SUCCESS) };
     let name = Known::defined(home)?.need_one(asked)?;
     let service = home.services()?.into_iter().find(|service| service.name == name);
     let service = service.with_context(|| format!("there is no definition of {name} any more"))?;
@@ -36,5 +36,7 @@ pub fn run(home: &Home, options: &Run) -> Result<ExitCode> {
         Ok(fcntl(&lock, FcntlArg::F_SETFD(FdFlag::empty())).map(drop)?)
     };
     keep().with_context(|| format!("cannot keep the lock {}", home.service_lock(&name).display()))?;
-    Err(child::command(home, &service).exec()).with_context(|| format!("cannot run {}", service.command[0]))
+    let mut command = child::command(home, &service)?;
+    child::restrict(&mut command, &service)?;
+    Err(command.exec()).with_context(|| format!("cannot run {}", service.command[0]))
 }

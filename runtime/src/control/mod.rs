@@ -99,11 +99,11 @@ pub enum Verb {
     Stop,
     /// Stop, then start.
     Restart,
-    /// Send `signal` to their process groups.
+    /// Send `signal` to each one's first process; a problem for each that does not run.
     Signal,
-    /// Send each its reload signal; a problem for each that knows none or does not run. The services have to be named.
+    /// Send each one's first process its reload signal; a problem for each that knows none or does not run. The services have to be named.
     Reload,
-    /// Wait for `until` and change nothing.
+    /// Wait for `until` and change nothing; without `timeout-ms` for a minute.
     Wait,
     /// Empty their logs, and remove the rotated ones.
     Clear,
@@ -265,6 +265,9 @@ pub struct Status {
     pub since: u64,
     /// How often it was restarted because it died, since the last start on request.
     pub restarts: u32,
+    /// How often in a row it has failed, good runs aside.
+    #[serde(skip_serializing_if = "is_default")]
+    pub failures: u32,
     /// Milliseconds until the next try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_try_ms: Option<u64>,

@@ -55,29 +55,55 @@ pub struct Client {
     gone: bool,
 }
 
-/// Takes the connections that are there. Those of other users and those beyond [`MAX_CLIENTS`] are closed at once.
-pub fn accept(listener: &UnixListener, clients: usize, now: Instant) -> Vec<Client> {
+/// Takes the connections that are there, and says whether no descriptor was left for one. Those of other users and those beyond
+/// [`MAX_CLIENTS`] are closed at once.
+pub fn accept(listener: &UnixListener, clients: usize, now: Instant) -> (Vec<Client>, bool) {
     let mut out: Vec<Client> = Vec::new();
-    while let Ok((stream, _)) = listener.accept() {
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => return (out, true),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return (out, false),
+        };
         let mine = nix::unistd::geteuid().as_raw();
         let allowed = os::peer_uid(&stream).is_ok_and(|uid| uid == mine || uid == 0);
         if !allowed || clients + out.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
             continue;
         }
-        out.push(Client {
-            stream,
-            input: Vec::new(),
-            output: VecDeque::new(),
-            request_by: Some(now + REQUEST_TIME),
-            silent: false,
-            finished: false,
-            gone: false,
-        });
+        let mut client = Client::inherited(stream);
+        client.request_by = Some(now + REQUEST_TIME);
+        out.push(client);
     }
-    out
 }
 
 impl Client {
+    /// A client that a supervisor before us in this process has promised an answer.
+    #[must_use]
+    pub fn inherited(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            input: Vec::new(),
+            output: VecDeque::new(),
+            request_by: None,
+            silent: false,
+            finished: false,
+            gone: false,
+        }
+    }
+
+    /// The connection itself.
+    #[must_use]
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// How many bytes it has not taken yet.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.output.len()
+    }
+
     /// What to poll, and for what.
     #[must_use]
     pub fn interest(&self) -> (RawFd, PollFlags) {
@@ -143,11 +169,15 @@ impl Client {
         #[derive(serde::Deserialize)]
         struct Head {
             v: u32,
+            #[serde(default)]
+            verb: String,
         }
+        // These two are the same in every version, so that a new program can always replace an old supervisor.
+        let for_all = |verb: &str| matches!(verb, "upgrade-self" | "shutdown");
         match serde_json::from_slice::<Head>(line) {
-            Ok(head) if head.v != VERSION => {
+            Ok(head) if head.v != VERSION && !for_all(&head.verb) => {
                 self.refuse(&format!(
-                    "this supervisor (version {}) speaks protocol {VERSION}, not {}: `dkm shutdown` by the program that started it",
+                    "this supervisor (version {}) speaks protocol {VERSION}, not {}: `dkm upgrade-self` replaces it by this program",
                     env!("CARGO_PKG_VERSION"),
                     head.v
                 ));

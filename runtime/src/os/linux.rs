@@ -5,10 +5,12 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::{DATA_VARIABLE, SERVICE_VARIABLE, Tag};
+use super::{DATA_VARIABLE, ProcessUse, SERVICE_VARIABLE, Tag};
 use crate::service::Protocol;
 
 /// Marks all descriptors from `first` on to be closed on exec.
@@ -24,6 +26,17 @@ pub(super) fn close_on_exec_from(first: RawFd) {
 pub fn become_subreaper() {
     // SAFETY: prctl(2) with plain numbers. Its failure only means that orphans go to process 1.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+/// Prepares a command so that its process does not outlive us. (The system means the thread that made it; we have one.)
+pub fn end_with_parent(command: &mut Command) {
+    let prepare = || {
+        // SAFETY: prctl(2) with plain numbers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+        Ok(())
+    };
+    // SAFETY: a plain system call, which is async-signal-safe; nothing is allocated.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// When a process started, in clock ticks since the machine did; with the PID it names a process for good. None when there is no
@@ -130,6 +143,10 @@ struct Stat {
     parent: i32,
     group: i32,
     started: u64,
+    /// Processor time, that of its children that have ended included.
+    ticks: u64,
+    /// Resident memory.
+    pages: u64,
 }
 
 impl Stat {
@@ -141,10 +158,33 @@ impl Stat {
         let state = fields.next()?;
         let parent = fields.next()?.parse().ok()?;
         let group = fields.next()?.parse().ok()?;
-        // Field 22 of proc(5); state was field 3, and group field 5.
-        let started = fields.nth(16)?.parse().ok()?;
-        Some(Self { dead: matches!(state, "Z" | "X"), parent, group, started })
+        // Fields 14 to 17, 22 and 24 of proc(5); state was field 3, and group field 5.
+        let mut number = |skip: usize| fields.nth(skip)?.parse::<u64>().ok();
+        let ticks = number(8)? + number(0)? + number(0)? + number(0)?;
+        let started = number(4)?;
+        let pages = number(1)?;
+        Some(Self { dead: matches!(state, "Z" | "X"), parent, group, started, ticks, pages })
     }
+}
+
+/// The parent of a process; none when there is no such process.
+#[must_use]
+pub fn parent_of(pid: i32) -> Option<i32> {
+    Stat::read(pid).map(|stat| stat.parent)
+}
+
+/// What every process that we may look at uses.
+#[must_use]
+pub fn processes_in_use() -> Vec<ProcessUse> {
+    // SAFETY: sysconf(3) with plain numbers.
+    let (ticks, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let (ticks, page) = (u64::try_from(ticks).unwrap_or(100).max(1), u64::try_from(page).unwrap_or(4096));
+    let all = processes().filter_map(|pid| {
+        let stat = Stat::read(pid).filter(|stat| !stat.dead)?;
+        let (parent, group) = (stat.parent, stat.group);
+        Some(ProcessUse { pid, parent, group, cpu_ms: stat.ticks * 1_000 / ticks, rss: stat.pages * page })
+    });
+    all.collect()
 }
 
 /// Every process that /proc lists.

@@ -6,12 +6,15 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
-use super::Tag;
+use super::{ProcessUse, Tag};
 use crate::service::Protocol;
 
 /// `PROC_PGRP_ONLY` of <sys/proc_info.h>, which the libc crate does not have.
 const PROC_PGRP_ONLY: u32 = 2;
+/// `PROC_UID_ONLY` of the same.
+const PROC_UID_ONLY: u32 = 4;
 
 /// Marks all descriptors from `first` on to be closed on exec.
 pub(super) fn close_on_exec_from(first: RawFd) {
@@ -21,18 +24,52 @@ pub(super) fn close_on_exec_from(first: RawFd) {
 /// There is none; orphans go to process 1.
 pub fn become_subreaper() {}
 
+/// There is no such thing here.
+pub fn end_with_parent(_command: &mut Command) {}
+
 /// When a process started, in microseconds since the epoch; with the PID it names a process for good. None when there is no such
 /// process.
 #[must_use]
 pub fn start_time(pid: i32) -> Option<u64> {
+    let info = info(pid)?;
+    (info.pbi_status != libc::SZOMB).then(|| info.pbi_start_tvsec * 1_000_000 + info.pbi_start_tvusec)
+}
+
+fn info(pid: i32) -> Option<libc::proc_bsdinfo> {
     // SAFETY: proc_pidinfo(3) writes at most the given size into the zeroed structure.
     unsafe {
         let mut info: libc::proc_bsdinfo = std::mem::zeroed();
         let size = i32::try_from(size_of::<libc::proc_bsdinfo>()).ok()?;
         let got = libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, (&raw mut info).cast(), size);
-        let alive = got == size && info.pbi_status != libc::SZOMB;
-        alive.then(|| info.pbi_start_tvsec * 1_000_000 + info.pbi_start_tvusec)
+        (got == size).then_some(info)
     }
+}
+
+/// The parent of a process; none when there is no such process.
+#[must_use]
+pub fn parent_of(pid: i32) -> Option<i32> {
+    info(pid).and_then(|info| i32::try_from(info.pbi_ppid).ok())
+}
+
+/// What every process of this user uses.
+#[must_use]
+pub fn processes_in_use() -> Vec<ProcessUse> {
+    let pids = list(PROC_UID_ONLY, nix::unistd::geteuid().as_raw());
+    pids.into_iter().filter_map(usage).collect()
+}
+
+fn usage(pid: i32) -> Option<ProcessUse> {
+    let about = info(pid)?;
+    // SAFETY: proc_pidinfo(3) writes at most the given size into the zeroed structure.
+    let task = unsafe {
+        let mut task: libc::proc_taskinfo = std::mem::zeroed();
+        let size = i32::try_from(size_of::<libc::proc_taskinfo>()).ok()?;
+        (libc::proc_pidinfo(pid, libc::PROC_PIDTASKINFO, 0, (&raw mut task).cast(), size) == size).then_some(task)?
+    };
+    let id = |number: u32| i32::try_from(number).unwrap_or(0);
+    let cpu_ms = (task.pti_total_user + task.pti_total_system) / 1_000_000;
+    let rss = task.pti_resident_size;
+    Some(ProcessUse { pid, parent: id(about.pbi_ppid), group: id(about.pbi_pgid), cpu_ms, rss })
 }
 
 /// What changes with every start of the machine: the time of it.
@@ -112,12 +149,16 @@ pub fn peek(_pipe: &File, _buffer: &mut [u8]) -> io::Result<usize> {
 /// The living processes of a group.
 #[must_use]
 pub fn group_members(group: i32) -> Vec<i32> {
-    let Ok(type_group) = u32::try_from(group) else { return Vec::new() };
-    let mut pids = vec![0_i32; 1024];
+    u32::try_from(group).map_or_else(|_| Vec::new(), |group| list(PROC_PGRP_ONLY, group))
+}
+
+/// The living processes of one kind.
+fn list(kind: u32, of: u32) -> Vec<i32> {
+    let mut pids = vec![0_i32; 4096];
     // SAFETY: proc_listpids(3) writes at most the given size.
     let bytes = unsafe {
         let size = i32::try_from(size_of_val(pids.as_slice())).unwrap_or(i32::MAX);
-        libc::proc_listpids(PROC_PGRP_ONLY, type_group, pids.as_mut_ptr().cast(), size)
+        libc::proc_listpids(kind, of, pids.as_mut_ptr().cast(), size)
     };
     pids.truncate(usize::try_from(bytes).unwrap_or(0) / size_of::<i32>());
     pids.retain(|&pid| pid > 0 && start_time(pid).is_some());

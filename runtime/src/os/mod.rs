@@ -11,11 +11,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::Pid;
+
+use crate::service::Resource;
 
 pub mod terminal;
 
@@ -29,9 +31,24 @@ pub mod macos;
 pub use macos as platform;
 
 pub use platform::{
-    become_subreaper, boot_id, children, enlarge_pipe, forget_code, group_members, move_bytes, peek, peer_uid, port_owner,
-    start_time, tagged, unread_bytes, watch,
+    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, forget_code, group_members, move_bytes, parent_of,
+    peek, peer_uid, port_owner, processes_in_use, start_time, tagged, unread_bytes, watch,
 };
+
+/// What one process uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessUse {
+    /// Its PID.
+    pub pid: i32,
+    /// Its parent's.
+    pub parent: i32,
+    /// Its group.
+    pub group: i32,
+    /// Processor time in milliseconds.
+    pub cpu_ms: u64,
+    /// Resident memory in bytes.
+    pub rss: u64,
+}
 
 /// A process of ours, as far as the system tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +93,8 @@ pub fn catch_signals(signals: &[Signal]) -> io::Result<UnixStream> {
         // SAFETY: the handler only stores to async-signal-safe places, see above.
         unsafe { signal::sigaction(signal, &action) }?;
     }
+    // Whoever started us may have held signals back.
+    SigSet::empty().thread_set_mask()?;
     Ok(reader)
 }
 
@@ -105,6 +124,7 @@ pub fn lead_session(command: &mut Command, lock: &File) {
     let fd = lock.as_raw_fd();
     let prepare = move || {
         nix::unistd::setsid()?;
+        lower_open_files();
         let mut digits = [0_u8; 12];
         let text = decimal(&mut digits, std::process::id());
         // SAFETY: plain system calls on a descriptor that the caller keeps open until the child has executed.
@@ -119,6 +139,106 @@ pub fn lead_session(command: &mut Command, lock: &File) {
         Ok(())
     };
     // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is allocated.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// No limit.
+pub const NO_LIMIT: u64 = libc::RLIM_INFINITY;
+
+fn number_of(resource: Resource) -> libc::c_int {
+    let number = match resource {
+        Resource::As => libc::RLIMIT_AS,
+        Resource::Core => libc::RLIMIT_CORE,
+        Resource::Cpu => libc::RLIMIT_CPU,
+        Resource::Data => libc::RLIMIT_DATA,
+        Resource::Fsize => libc::RLIMIT_FSIZE,
+        Resource::Memlock => libc::RLIMIT_MEMLOCK,
+        Resource::Nofile => libc::RLIMIT_NOFILE,
+        Resource::Nproc => libc::RLIMIT_NPROC,
+        Resource::Rss => libc::RLIMIT_RSS,
+        Resource::Stack => libc::RLIMIT_STACK,
+    };
+    // The libraries do not agree on the type; the numbers are small everywhere.
+    number as libc::c_int
+}
+
+/// Our own limit, soft and hard.
+#[must_use]
+pub fn limit_of(resource: Resource) -> (u64, u64) {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: getrlimit(2) writes into the given structure.
+    unsafe { libc::getrlimit(number_of(resource) as _, &raw mut limit) };
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+/// Whether hard limits are no obstacle to us.
+#[must_use]
+pub fn may_raise_limits() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// How many files we might have open before [`raise_open_files`]; 0: it was not called.
+static OPEN_FILES: AtomicU64 = AtomicU64::new(0);
+
+/// Raises the number of files that we may have open as far as it goes. Services begin with what it was before.
+pub fn raise_open_files() {
+    let (soft, hard) = limit_of(Resource::Nofile);
+    let limit = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+    // SAFETY: setrlimit(2) reads the given structure. Its failure leaves what was.
+    if soft < hard && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0 {
+        OPEN_FILES.store(soft, Ordering::Relaxed);
+    }
+}
+
+/// Undoes [`raise_open_files`] for a process between fork and exec.
+fn lower_open_files() {
+    let soft = OPEN_FILES.load(Ordering::Relaxed);
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit(2) and setrlimit(2) with a structure on this stack; both are async-signal-safe.
+    unsafe {
+        if soft > 0 && libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = soft.min(limit.rlim_max);
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+/// A descriptor that whoever ran this program before us in this process has left open for us; none when there is none of that number.
+/// It is closed on exec from now on.
+#[must_use]
+pub fn inherited(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: fcntl(2) with plain numbers. What is open by that number and was not closed on exec belongs to nobody in a program that
+    // has only just begun.
+    unsafe { (fd > 2 && libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) >= 0).then(|| own(fd)) }
+}
+
+/// Whether a descriptor stays open across exec.
+pub fn keep_on_exec(fd: &impl AsRawFd, keep: bool) {
+    let flags = if keep { 0 } else { libc::FD_CLOEXEC };
+    // SAFETY: fcntl(2) with plain numbers on a descriptor that is open.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) };
+}
+
+/// Prepares a command so that its process has these limits, soft and hard, and this umask.
+pub fn restrict(command: &mut Command, limits: Vec<(Resource, u64, u64)>, umask: Option<u32>) {
+    if limits.is_empty() && umask.is_none() {
+        return;
+    }
+    let prepare = move || {
+        for &(resource, soft, hard) in &limits {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            // SAFETY: setrlimit(2) reads the given structure; it is async-signal-safe.
+            if unsafe { libc::setrlimit(number_of(resource) as _, &raw const limit) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if let Some(mask) = umask {
+            // SAFETY: umask(2) with a plain number cannot fail.
+            unsafe { libc::umask(mask as libc::mode_t) };
+        }
+        Ok(())
+    };
+    // SAFETY: plain system calls, which are async-signal-safe; nothing is allocated.
     unsafe { command.pre_exec(prepare) };
 }
 

@@ -331,6 +331,63 @@ fn string_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String
 }
 
 impl Service {
+    /// A service of which nothing is known but its name: it can be found and stopped, and cannot be started.
+    #[must_use]
+    pub fn unknown(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            summary: String::new(),
+            aliases: Vec::new(),
+            types: Vec::new(),
+            command: Vec::new(),
+            check: Vec::new(),
+            directory: None,
+            environment: BTreeMap::new(),
+            environment_file: Vec::new(),
+            umask: None,
+            limits: BTreeMap::new(),
+            after: Vec::new(),
+            requires: Vec::new(),
+            stop_signal: default_stop_signal(),
+            stop_timeout_s: default_stop_timeout(),
+            drain_timeout_s: 0,
+            reload_signal: None,
+            restart: Restart::default(),
+            restart_pause_s: default_restart_pause(),
+            restart_longest_pause_s: default_longest_pause(),
+            good_run_s: default_good_run(),
+            ready_timeout_s: default_ready_timeout(),
+            ports: Vec::new(),
+            probes: Vec::new(),
+            health: None,
+            config: Vec::new(),
+            folders: Vec::new(),
+            log: LogPolicy::default(),
+            enabled: true,
+        }
+    }
+
+    /// The texts that are waited for in its log, each with the number of its probe; that of the health check is
+    /// [`Service::HEALTH`].
+    pub fn awaited_texts(&self) -> impl Iterator<Item = (usize, String)> {
+        let probes = self.probes.iter().enumerate();
+        let health = self.health.iter().map(|health| (Self::HEALTH, &health.probe));
+        probes.chain(health).filter_map(|(number, probe)| match &probe.question {
+            Question::Log(text) => Some((number, text.clone())),
+            _ => None,
+        })
+    }
+
+    /// The number of the health check among the probes.
+    pub const HEALTH: usize = usize::MAX;
+
+    /// Whether it tells of itself on a socket.
+    #[must_use]
+    pub fn notifies(&self) -> bool {
+        let health = self.health.iter().map(|health| &health.probe);
+        self.probes.iter().chain(health).any(|probe| probe.question == Question::Notify)
+    }
+
     /// The service with `render` applied to every string that may be a template: all values except the name, the aliases, the
     /// types and the names of environment variables.
     ///
@@ -382,6 +439,11 @@ impl Service {
         std::iter::once(&self.name).chain(&self.aliases).any(|own| own == name || matches(name.as_bytes(), own.as_bytes()))
     }
 
+    /// The services that have to be up before it, as far as they are installed.
+    pub fn waits_for(&self) -> impl Iterator<Item = &str> {
+        self.after.iter().chain(&self.requires).map(String::as_str)
+    }
+
     /// Whether it belongs to what was asked for by no name, "all" or a pattern: these leave out what is not enabled. (A verb that
     /// stops or shows something asks [`Service::answers_to`] alone.)
     #[must_use]
@@ -425,6 +487,10 @@ impl Service {
             }
             if name == "all" {
                 bail!("a service cannot be named \"all\": the commands use that word for every service");
+            }
+            // Their locks lie beside those of the services.
+            if matches!(name.as_str(), "supervisor" | "compress") {
+                bail!("a service cannot be named \"{name}\": the supervisor has files of that name");
             }
         }
         if self.command.first().is_none_or(String::is_empty) {
@@ -474,109 +540,4 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CARBON: &str = r#"
-        name = "go-carbon"
-        types = ["all", "backend-agent"]
-        command = ["{{ bundle }}/bin/go-carbon", "-daemon=false"]
-        stop-signal = "USR2"
-        stop-timeout-s = 60
-        ports = [{ name = "carbon", port = "{{ ports.carbon }}", protocols = ["tcp", "udp"] }, { name = "x", port = 7 }]
-        probes = [{ tcp = "127.0.0.1:{{ ports.carbon }}" }, { http = "http://127.0.0.1:1/robots.txt" }]
-        config = [{ template = "conf/go-carbon.conf.j2", to = "conf/go-carbon.conf" }]
-        folders = ["storage/whisper"]
-    "#;
-
-    #[test]
-    fn reads_the_recipe_form_and_round_trips_in_both_formats() {
-        let service: Service = toml::from_str(CARBON).unwrap();
-        service.validate().unwrap();
-        assert_eq!(service.stop_signal.to_string(), "SIGUSR2");
-        assert_eq!(service.ports[1].number().unwrap(), 7);
-        assert_eq!(toml::from_str::<Service>(&toml::to_string(&service).unwrap()).unwrap(), service);
-        assert_eq!(serde_json::from_str::<Service>(&serde_json::to_string(&service).unwrap()).unwrap(), service);
-    }
-
-    #[test]
-    fn every_template_is_rendered() {
-        let service: Service = toml::from_str(CARBON).unwrap();
-        let rendered = service.map_strings(|text| Ok(text.replace("{{ ports.carbon }}", "2003"))).unwrap();
-        assert_eq!(rendered.ports[0].number().unwrap(), 2003);
-        assert_eq!(rendered.probes[0].question, Question::Tcp("127.0.0.1:2003".into()));
-        assert!(service.ports[0].number().is_err(), "an unrendered port is not a number");
-    }
-
-    #[test]
-    fn unknown_keys_types_and_signals_are_refused() {
-        for bad in ["comand = []", "types = [\"everything\"]", "stop-signal = \"SIGNAL\"", "probes = [{ ftp = \"x\" }]"] {
-            let text = format!("name = \"x\"\ncommand = [\"/bin/x\"]\n{bad}\n");
-            assert!(toml::from_str::<Service>(&text).is_err(), "{bad} was accepted");
-        }
-    }
-
-    #[test]
-    fn new_keys_are_read_and_round_trip() {
-        let text = r#"
-            name = "x"
-            command = ["/bin/x"]
-            environment-file = "conf/x.env"
-            umask = "027"
-            limits = { nofile = "1024:4096", core = 0 }
-            requires = ["y"]
-            restart = "on-failure"
-            restart-pause-s = 0.25
-            probes = [{ http = "http://127.0.0.1:1/", status = "200-204" }, { exec = ["/bin/true"], period-s = 2 },
-                      { unix = "/run/x" }, { log = "up and running" }, { notify = true }]
-            health = { probe = { tcp = "127.0.0.1:1", timeout-s = 1 }, period-s = 5, action = "report" }
-            enabled = false
-        "#;
-        let service: Service = toml::from_str(text).unwrap();
-        service.validate().unwrap();
-        assert_eq!(service.environment_file, ["conf/x.env"]);
-        assert_eq!(service.health.as_ref().unwrap().threshold, 3);
-        assert_eq!(toml::from_str::<Service>(&toml::to_string(&service).unwrap()).unwrap(), service);
-        assert_eq!(serde_json::from_str::<Service>(&serde_json::to_string(&service).unwrap()).unwrap(), service);
-    }
-
-    #[test]
-    fn values_that_make_no_sense_are_refused() {
-        for bad in [
-            "probes = [{}]",
-            "probes = [{ tcp = \"a:1\", unix = \"/x\" }]",
-            "probes = [{ tcp = \"a:1\", status = \"200\" }]",
-            "probes = [{ http = \"http://a:1\", status = \"2xx\" }]",
-            "probes = [{ notify = true, timeout-s = 1 }]",
-            "limits = { nofiles = 1 }",
-            "umask = \"999\"",
-            "restart = \"sometimes\"",
-            "after = [\"x\"]",
-            "health = { probe = { tcp = \"a:1\" }, threshold = 0 }",
-            "restart-pause-s = 60",
-        ] {
-            let text = format!("name = \"x\"\ncommand = [\"/bin/x\"]\n{bad}\n");
-            assert!(toml::from_str::<Service>(&text).map_or(true, |service| service.validate().is_err()), "{bad} was accepted");
-        }
-    }
-
-    #[test]
-    fn patterns() {
-        for (pattern, yes) in
-            [("*", true), ("go-*", true), ("*bon", true), ("g?-c*n", true), ("go", false), ("*x*", false), ("", false)]
-        {
-            assert_eq!(matches(pattern.as_bytes(), b"go-carbon"), yes, "{pattern}");
-        }
-        assert!(!matches("*a".repeat(200).as_bytes(), "a".repeat(64).as_bytes()));
-    }
-
-    #[test]
-    fn paths_that_climb_out_and_odd_names_are_refused() {
-        for bad in
-            ["name = \"a/b\"", "name = \"all\"", "name = \"x\"\nfolders = [\"../x\"]", "name = \"x\"\nfolders = [\"/x\"]"]
-        {
-            let service: Service = toml::from_str(&format!("command = [\"/bin/x\"]\n{bad}\n")).unwrap();
-            assert!(service.validate().is_err(), "{bad} was accepted");
-        }
-    }
-}
+mod tests;

@@ -151,7 +151,7 @@ impl From<Limit> for String {
 
 /// A number that may also be written as a string, because a template may give it.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "this has to be a number or a string")]
 pub(super) enum NumberOrText {
     Number(u64),
     Text(String),
@@ -168,7 +168,7 @@ impl From<NumberOrText> for String {
 
 /// One string or a list of them.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "this has to be a string or a list of strings")]
 pub(super) enum OneOrMore {
     One(String),
     More(Vec<String>),

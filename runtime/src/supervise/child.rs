@@ -7,18 +7,20 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::environment::cannot_run;
+pub use super::environment::{forget_manager, restrict, surroundings};
 use super::state::Process;
 use crate::home::Home;
-use crate::service::Service;
+use crate::service::{Question, Service};
 use crate::{os, ports};
 
-/// Starts the service's program, its output going to `output`.
+/// Starts the service's program, its output going to `output`, its messages to the socket `notify` if it tells of itself.
 ///
 /// No second copy is ever made: the service's lock is taken first, and it stays with the process and its children.
 ///
 /// # Errors
 /// In words fit for `status`: a process of the service is still there, a port is taken, the program cannot be run.
-pub fn launch(home: &Home, service: &Service, output: &File) -> Result<Process> {
+pub fn launch(home: &Home, service: &Service, output: &File, notify: Option<&Path>) -> Result<Process> {
     let Some(lock) = lock(&home.service_lock(&service.name))? else {
         bail!("processes of an earlier {} are still there", service.name);
     };
@@ -26,40 +28,40 @@ pub fn launch(home: &Home, service: &Service, output: &File) -> Result<Process> 
     if !taken.is_empty() {
         bail!("{}", taken.join(", "));
     }
-    let mut command = command(home, service);
+    let mut command = command(home, service)?;
     command
         .stdin(Stdio::null())
         .stdout(output.try_clone().context("cannot open its output")?)
         .stderr(output.try_clone().context("cannot open its output")?);
+    if let Some(notify) = notify {
+        command.env("NOTIFY_SOCKET", notify);
+    }
+    if let Some(health) = service.health.as_ref().filter(|health| health.probe.question == Question::Notify) {
+        command.env("WATCHDOG_USEC", health.period_s.0.as_micros().to_string());
+    }
+    // The lock first: a limit on the size of files would be in its way.
     os::lead_session(&mut command, &lock);
-    let child = command.spawn().with_context(|| {
-        let folder = folder(home, service);
-        if folder.is_dir() {
-            format!("cannot run {}", service.command[0])
-        } else {
-            format!("cannot run {} in {}, which is not a folder", service.command[0], folder.display())
-        }
-    })?;
+    restrict(&mut command, service)?;
+    let child = command.spawn().with_context(|| cannot_run(home, service))?;
     let pid = i32::try_from(child.id()).context("cannot use its PID")?;
     // The child is ours until we reap it, so the number is still its own.
     Ok(Process { pid, started: os::start_time(pid), adopted: false })
 }
 
-/// What the service's program is started with, whoever starts it: arguments, folder, environment.
-#[must_use]
-pub fn command(home: &Home, service: &Service) -> Command {
+/// What the service's program is started with, whoever starts it: arguments, folder, environment. Its limits are left to [`restrict`].
+///
+/// # Errors
+/// When one of its environment files cannot be read.
+pub fn command(home: &Home, service: &Service) -> Result<Command> {
+    let surroundings = surroundings(home, service)?;
     let mut command = Command::new(&service.command[0]);
+    forget_manager(&mut command);
     command
         .args(&service.command[1..])
-        .current_dir(folder(home, service))
-        .envs(&service.environment)
-        .env(os::DATA_VARIABLE, home.root())
+        .current_dir(&surroundings.folder)
+        .envs(surroundings.environment)
         .env(os::SERVICE_VARIABLE, &service.name);
-    command
-}
-
-fn folder<'a>(home: &'a Home, service: &'a Service) -> &'a Path {
-    service.directory.as_ref().map_or(home.root(), Path::new)
+    Ok(command)
 }
 
 /// Takes a lock for good, as long as the file stays open here or in a process that inherits it. None: somebody has it.

@@ -11,14 +11,18 @@
 //!
 //! **Its own death** (kill -9, out of memory) stops no service: they hold their own locks ([`child`]) and write into FIFOs that do
 //! not break ([`logs`]). The next supervisor adopts those that live, restarts those that were meant to run and died meanwhile, and
-//! makes no second copy of any.
+//! makes no second copy of any ([`adopt`]). A new program takes its place without that ([`upgrade`]).
 //!
-//! TERM and INT stop all services and then the supervisor. USR1 makes the control socket anew. HUP is noted and nothing more.
+//! TERM, INT and QUIT stop all services and then the supervisor. HUP applies changed definitions ([`changes`]). USR1 makes the
+//! control socket anew. USR2 opens all logs anew.
+//!
+//! **Above it** may be systemd ([`systemd`]) or, in a container, nobody: whatever process is given to it as a child is reaped.
 
-use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -27,21 +31,34 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::clock::{now_unix, utc};
+use crate::control::SupervisorStatus;
 use crate::control::server::{self, Client};
-use crate::control::{Problem, Reply, Request, SupervisorStatus, Verb};
 use crate::home::Home;
 use crate::os;
 use crate::service::LogPolicy;
 
+mod act;
 pub mod adopt;
+pub mod changes;
 pub mod child;
+pub mod ear;
+pub mod environment;
+pub mod events;
+pub mod health;
 pub mod logs;
+pub mod notify;
 pub mod probe;
+mod requests;
+mod settle;
 pub mod state;
 pub mod store;
+pub mod systemd;
 mod unit;
+pub mod upgrade;
+pub mod usage;
 
-use state::{Action, Event, LOOK_AGAIN, Next, State};
+use requests::Doing;
+use state::{Event, Next, State};
 use unit::Unit;
 
 /// The supervisor's own log: two files of this many bytes.
@@ -50,26 +67,45 @@ const OWN_LOG: LogPolicy = LogPolicy { max_bytes: 1_000_000, keep: 1, ..LogPolic
 /// `run/state.json` is not written more often: a thousand services that start at once are not a thousand files.
 const STORE_GAP: Duration = Duration::from_millis(20);
 
+/// When what could not be written is tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
 /// How an adopted process is looked at when the system cannot tell of its end.
 const UNWATCHED: Duration = Duration::from_secs(1);
+
+/// How long the listener is left alone when no descriptor is left for who wants in.
+const CROWDED: Duration = Duration::from_millis(100);
+
+/// The signals that mean something to us.
+const SIGNALS: [Signal; 7] =
+    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// The supervisor and everything it knows.
 #[derive(Debug)]
 pub struct Supervisor {
     home: Home,
     units: Vec<Unit>,
-    clients: Vec<(Client, Option<Wait>)>,
+    clients: Vec<(Client, Doing)>,
     listener: UnixListener,
+    /// Until when nobody is let in, because no descriptor is left.
+    crowded_until: Option<Instant>,
     signals: UnixStream,
+    /// What makes us the only one; held as long as we live.
+    lock: std::fs::File,
     log: logs::Log,
     me: SupervisorStatus,
     boot: String,
+    events: events::Memory,
+    manager: systemd::Manager,
+    upgrade: Option<upgrade::Upgrade>,
     /// Whether the supervisor ends when all services have.
     closing: bool,
     /// Whether `run/state.json` is behind.
     dirty: bool,
     /// Before when it is not written again.
     store_at: Instant,
+    /// Why it could not be written.
+    store_problem: Option<String>,
     tidying: Tidying,
     keeper: logs::keeper::Keeper,
     /// Whether code was used since the last rest that is seldom needed.
@@ -88,23 +124,6 @@ struct Tidying {
     due: bool,
 }
 
-/// A client that waits for services to arrive somewhere.
-#[derive(Debug)]
-struct Wait {
-    verb: Verb,
-    targets: Vec<Target>,
-}
-
-/// One service that a client waits for.
-#[derive(Debug)]
-struct Target {
-    unit: usize,
-    /// What the client was last told.
-    shown: &'static str,
-    /// How it ended, once it has: a problem or none.
-    outcome: Option<Option<String>>,
-}
-
 /// What a polled descriptor belongs to.
 #[derive(Clone, Copy, Debug)]
 enum Source {
@@ -112,20 +131,29 @@ enum Source {
     Listener,
     Client(usize),
     Output(usize),
-    Probe(usize),
+    Asking(usize),
+    Ears(usize),
     Watch(usize),
 }
 
-/// Runs the supervisor of a data folder until it is told to end.
+/// Runs the supervisor of a data folder until it is told to end. It starts no service by itself.
 ///
 /// # Errors
-/// When it cannot begin: services that cannot be used, a folder that cannot be written.
+/// When it cannot begin: a folder that cannot be written.
 pub fn run(home: Home) -> Result<()> {
-    // What the supervisor and its services make is nobody else's business.
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    // First of all, so that no signal finds us unprepared once others know of us.
-    let signals = os::catch_signals(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGHUP])
-        .context("cannot prepare for signals")?;
+    begin(home, false)
+}
+
+/// Runs the supervisor of a data folder until it is told to end, and starts every enabled service first: for systemd and containers.
+///
+/// # Errors
+/// When it cannot begin: a folder that cannot be written.
+pub fn run_all(home: Home) -> Result<()> {
+    begin(home, true)
+}
+
+fn begin(home: Home, start: bool) -> Result<()> {
+    let signals = prepare()?;
     let Some(lock) = lock(&home)? else {
         if std::io::stdout().is_terminal() {
             println!("another supervisor is at work for {}", home.root().display());
@@ -134,18 +162,30 @@ pub fn run(home: Home) -> Result<()> {
     };
     // What it starts has to be of one version.
     crate::install::switch::complete(home.root())?;
-    os::become_subreaper();
     let mut keeper = logs::keeper::Keeper::default();
     let held = keeper.take_over(&home)?;
-    let mut supervisor = Supervisor::new(home, signals)?;
+    let listener = server::listen()?;
+    let mut supervisor = Supervisor::new(home, signals, lock, listener)?;
     supervisor.keeper = keeper;
     drop(held);
     supervisor.note(&format!("supervisor {} started, process {}", supervisor.me.version, supervisor.me.pid));
-    supervisor.adopt();
-    let result = supervisor.work();
-    supervisor.close();
-    drop(lock);
-    result
+    supervisor.adopt(&[]);
+    if start {
+        supervisor.start_all(Instant::now());
+    }
+    supervisor.go()
+}
+
+/// What has to be so before anything else.
+fn prepare() -> Result<UnixStream> {
+    // What the supervisor and its services make is nobody else's business.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    // First of all, so that no signal finds us unprepared once others know of us.
+    let signals = os::catch_signals(&SIGNALS).context("cannot prepare for signals")?;
+    os::become_subreaper();
+    // Every service takes a few descriptors. Theirs are limited as ours were before.
+    os::raise_open_files();
+    Ok(signals)
 }
 
 /// The lock that makes us the only one. None: there is another.
@@ -158,37 +198,74 @@ fn lock(home: &Home) -> Result<Option<std::fs::File>> {
     Ok(Some(lock))
 }
 
+/// Does what this program was started for by a supervisor and not by a user, if that is what the arguments say.
+#[must_use]
+pub fn help(arguments: &[OsString]) -> Option<ExitCode> {
+    logs::help(arguments).or_else(|| upgrade::help(arguments))
+}
+
 impl Supervisor {
-    fn new(home: Home, signals: UnixStream) -> Result<Self> {
-        let units = home.services()?.into_iter().map(|service| Unit::new(&home, service)).collect::<Result<Vec<_>>>()?;
+    fn new(home: Home, signals: UnixStream, lock: std::fs::File, listener: UnixListener) -> Result<Self> {
         let me = SupervisorStatus {
             pid: i32::try_from(std::process::id()).unwrap_or(0),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since: now_unix(),
             problems: Vec::new(),
         };
-        Ok(Self {
+        let mut supervisor = Self {
             log: logs::Log::open(&home.supervisor_log(), OWN_LOG)?,
-            listener: server::listen()?,
+            listener,
+            crowded_until: None,
             seed: me.since ^ u64::from(me.pid.unsigned_abs()) << 32 | 1,
             boot: os::boot_id(),
             home,
-            units,
+            units: Vec::new(),
             clients: Vec::new(),
             signals,
+            lock,
             me,
+            events: events::Memory::default(),
+            manager: systemd::Manager::find(Instant::now()),
+            upgrade: None,
             closing: false,
             dirty: true,
             store_at: Instant::now(),
+            store_problem: None,
             tidying: Tidying::default(),
             keeper: logs::keeper::Keeper::default(),
             rested: false,
             buffer: vec![0; 64 * 1024],
-        })
+        };
+        supervisor.load()?;
+        Ok(supervisor)
     }
 
     fn note(&mut self, line: &str) {
         self.log.note(&format!("{} {line}", utc(now_unix())));
+    }
+
+    /// Remembers what happened, and tells who follows.
+    fn tell(&mut self, event: crate::control::Event) {
+        for (client, doing) in &mut self.clients {
+            if let Doing::Following(follower) = doing {
+                follower.tell(client, &event);
+            }
+        }
+        self.events.keep(event);
+    }
+
+    /// A line in our log that is an event as well.
+    fn announce(&mut self, service: Option<&str>, text: &str) {
+        self.note(&service.map_or_else(|| text.to_owned(), |service| format!("{service}: {text}")));
+        self.tell(events::said(service, text));
+    }
+
+    /// Works until the end, and ends in order.
+    fn go(&mut self) -> Result<()> {
+        self.manager.say("READY=1");
+        let result = self.work();
+        self.close();
+        result
     }
 
     /// The loop.
@@ -200,9 +277,13 @@ impl Supervisor {
             let now = Instant::now();
             self.settle(now);
             self.answer(now);
+            self.forget_removed();
             self.store(now);
             self.tidy();
             self.keep(now);
+            self.manager.live(now);
+            self.crowded_until = self.crowded_until.filter(|&until| until > now);
+            self.go_on_upgrading(now);
             if self.closing && self.units.iter().all(Unit::is_stopped) {
                 return Ok(());
             }
@@ -220,15 +301,15 @@ impl Supervisor {
 
     /// Waits until something happens, and says what.
     fn wait(&self) -> Result<Vec<(Source, PollFlags)>> {
-        let mut sources = vec![Source::Signals, Source::Listener];
-        let mut fds = vec![
-            PollFd::new(os::borrow(self.signals.as_raw_fd()), PollFlags::POLLIN),
-            PollFd::new(os::borrow(self.listener.as_raw_fd()), PollFlags::POLLIN),
-        ];
+        let mut sources = vec![Source::Signals];
+        let mut fds = vec![PollFd::new(os::borrow(self.signals.as_raw_fd()), PollFlags::POLLIN)];
         let mut add = |source, (fd, flags)| {
             sources.push(source);
             fds.push(PollFd::new(os::borrow(fd), flags));
         };
+        if self.crowded_until.is_none() {
+            add(Source::Listener, (self.listener.as_raw_fd(), PollFlags::POLLIN));
+        }
         for (at, (client, _)) in self.clients.iter().enumerate() {
             add(Source::Client(at), client.interest());
         }
@@ -236,8 +317,11 @@ impl Supervisor {
             if let Some(fd) = unit.output.fd() {
                 add(Source::Output(at), (fd, PollFlags::POLLIN));
             }
-            if let Some(interest) = unit.probing.as_ref().and_then(probe::Probing::interest) {
-                add(Source::Probe(at), interest);
+            if let Some(interest) = unit.asking() {
+                add(Source::Asking(at), interest);
+            }
+            if let Some(ears) = &unit.ears {
+                add(Source::Ears(at), (ears.fd(), PollFlags::POLLIN));
             }
             if let Some(watch) = &unit.watch {
                 add(Source::Watch(at), (watch.as_raw_fd(), PollFlags::POLLIN));
@@ -262,9 +346,11 @@ impl Supervisor {
     /// The earliest time at which something is due without anything having happened.
     fn deadline(&self) -> Option<Instant> {
         let units = self.units.iter().filter_map(Unit::deadline);
-        let clients = self.clients.iter().filter_map(|(client, _)| client.deadline());
+        let clients = self.clients.iter().flat_map(|(client, doing)| [client.deadline(), doing.deadline()]).flatten();
+        let upgrade = self.upgrade.as_ref().map(upgrade::Upgrade::deadline);
+        let own = [self.dirty.then_some(self.store_at), self.crowded_until, self.manager.deadline(), upgrade];
         let keeper = self.keeper.deadline().filter(|_| self.units.iter().any(|unit| unit.state.process().is_some()));
-        units.chain(clients).chain(self.dirty.then_some(self.store_at)).chain(keeper).min()
+        units.chain(clients).chain(own.into_iter().flatten()).chain(keeper).min()
     }
 
     fn take_in(&mut self, source: Source, flags: PollFlags) {
@@ -273,8 +359,9 @@ impl Supervisor {
             Source::Signals => self.take_signals(now),
             Source::Listener => {
                 self.rested = false;
-                let new = server::accept(&self.listener, self.clients.len(), now);
-                self.clients.extend(new.into_iter().map(|client| (client, None)));
+                let (new, crowded) = server::accept(&self.listener, self.clients.len(), now);
+                self.crowded_until = crowded.then(|| now + CROWDED);
+                self.clients.extend(new.into_iter().map(|client| (client, Doing::Nothing)));
             }
             Source::Client(at) => {
                 let (client, _) = &mut self.clients[at];
@@ -289,11 +376,12 @@ impl Supervisor {
                     self.obey(at, &request, now);
                 }
             }
-            Source::Output(at) => self.units[at].output.carry(&mut self.buffer),
-            Source::Probe(at) => self.units[at].ask(true, now),
+            Source::Output(at) => self.units[at].carry(&mut self.buffer),
+            Source::Asking(at) => self.units[at].ask(true, now),
+            Source::Ears(at) => self.dirty |= self.units[at].heed(),
             Source::Watch(at) => {
                 self.units[at].watch = None;
-                self.drive(at, Event::Ended("ended".to_owned()), now);
+                self.drive(at, unseen_end(), now);
             }
         }
     }
@@ -301,13 +389,9 @@ impl Supervisor {
     fn take_signals(&mut self, now: Instant) {
         for signal in os::noted_signals(&self.signals) {
             match signal {
-                Signal::SIGCHLD => {
-                    while let Some((pid, status)) = os::reap() {
-                        self.ended(pid, &child::describe(status), now);
-                    }
-                }
-                Signal::SIGTERM | Signal::SIGINT => {
-                    self.note(&format!("{signal}: stopping everything"));
+                Signal::SIGCHLD => self.reap(now),
+                Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {
+                    self.announce(None, &format!("{signal}: stopping everything"));
                     self.close_down();
                 }
                 Signal::SIGUSR1 => match server::listen() {
@@ -317,25 +401,37 @@ impl Supervisor {
                     }
                     Err(error) => self.note(&format!("{error:#}")),
                 },
+                Signal::SIGUSR2 => {
+                    self.reopen_logs();
+                    self.note("opened all logs anew");
+                }
+                Signal::SIGHUP => self.update_by_signal(now),
                 _ => {}
             }
         }
     }
 
-    /// A child has ended: a service's first process, or an orphan that came to us.
-    fn ended(&mut self, pid: i32, how: &str, now: Instant) {
+    fn reap(&mut self, now: Instant) {
+        while let Some((pid, status)) = os::reap() {
+            self.ended(pid, status, now);
+        }
+    }
+
+    /// A child has ended: a service's first process, one that asked something, or an orphan that came to us.
+    fn ended(&mut self, pid: i32, status: ExitStatus, now: Instant) {
         if self.tidying.process == Some(pid) {
             self.tidying.process = None;
-        }
-        if self.keeper.has_ended(pid) && !self.closing {
-            self.note(&format!("the keeper of logs, process {pid}, {how}"));
-        }
-        let owner = self.units.iter().position(|unit| unit.leads(pid));
-        if let Some(at) = owner {
-            let unit = &mut self.units[at];
-            unit.output.carry(&mut self.buffer);
+        } else if self.keeper.has_ended(pid) {
+            if !self.closing {
+                self.note(&format!("the keeper of logs, process {pid}, {}", child::describe(status)));
+            }
+        } else if let Some(at) = self.units.iter().position(|unit| unit.leads(pid)) {
+            self.units[at].carry(&mut self.buffer);
+            let how = child::describe(status);
             self.note(&format!("{}: process {pid} {how}", self.units[at].service.name));
-            self.drive(at, Event::Ended(how.to_owned()), now);
+            self.drive(at, Event::Ended { how, failed: !status.success() }, now);
+        } else if !self.rehearsal_ended(pid, status) {
+            let _ = self.units.iter_mut().any(|unit| unit.asked_child_ended(pid, status, now));
         }
         // Whoever still looks for the rest of a group may have what it waits for.
         for at in 0..self.units.len() {
@@ -345,128 +441,12 @@ impl Supervisor {
         }
     }
 
-    /// Has rotated logs compressed, by one process at a time.
-    fn tidy(&mut self) {
-        for unit in &mut self.units {
-            self.tidying.due |= unit.output.has_rotated();
-        }
-        if self.tidying.due && self.tidying.process.is_none() {
-            self.tidying.due = false;
-            match logs::compress::start(&self.home) {
-                Ok(pid) => self.tidying.process = Some(pid),
-                Err(error) => self.note(&format!("{error:#}")),
-            }
-        }
-    }
-
-    /// Has somebody there who takes over the logs if we die, once there is anything to take over.
-    fn keep(&mut self, now: Instant) {
-        if self.units.iter().all(|unit| unit.state.process().is_none()) {
-            return;
-        }
-        if let Err(error) = self.keeper.ensure(&self.home, now) {
-            self.note(&format!("{error:#}"));
-        }
-    }
-
-    /// Keeps what a service said before it died without having been asked to.
-    fn report(&mut self, at: usize, how: &str) {
-        let unit = &self.units[at];
-        let (State::Starting { process, .. } | State::Running { process, .. }) = &unit.state else { return };
-        let name = &unit.service.name;
-        let crash = logs::crash::Crash { service: name, pid: process.pid, how };
-        match unit.output.report(&self.home.crashes(), crash) {
-            Ok(Some(path)) => self.note(&format!("{name}: its last lines are in {}", path.display())),
-            Ok(None) => {}
-            Err(error) => self.note(&format!("{error:#}")),
-        }
-    }
-
     fn close_down(&mut self) {
         self.closing = true;
+        self.manager.say("STOPPING=1");
         for unit in &mut self.units {
             if !unit.is_stopped() {
                 unit.pending = Some(Next::Rest);
-            }
-        }
-    }
-
-    /// Carries everything on until nothing follows any more.
-    fn settle(&mut self, now: Instant) {
-        loop {
-            let mut changed = false;
-            for at in 0..self.units.len() {
-                changed |= self.settle_one(at, now);
-            }
-            if !changed {
-                return;
-            }
-        }
-    }
-
-    fn settle_one(&mut self, at: usize, now: Instant) -> bool {
-        if self.units[at].output.deadline().is_some_and(|due| due <= now) {
-            self.units[at].output.tick(&mut self.buffer);
-        }
-        let before = self.units[at].state.clone();
-        let pending = self.units[at].pending.is_some();
-        if pending && !self.must_outlive_others(at) && !self.units[at].has_to_drain(now) {
-            let next = self.units[at].pending.take();
-            self.drive(at, if next == Some(Next::Start) { Event::Restart } else { Event::Stop }, now);
-        }
-        if self.units[at].state == State::Waiting && !self.has_to_wait(at) {
-            self.drive(at, Event::Clear, now);
-        }
-        if self.units[at].deadline().is_some_and(|due| due <= now) {
-            self.units[at].ask(false, now);
-            if self.units[at].unwatched_end() {
-                self.drive(at, Event::Ended("ended".to_owned()), now);
-            }
-            self.drive(at, Event::Tick, now);
-        }
-        if self.units[at].is_ready() {
-            self.drive(at, Event::Ready, now);
-        }
-        self.units[at].state != before || pending != self.units[at].pending.is_some()
-    }
-
-    /// Whether a service that is asked to stop has to run on, because others that come after it are still on their way down.
-    fn must_outlive_others(&self, at: usize) -> bool {
-        let name = &self.units[at].service.name;
-        self.units.iter().any(|other| other.going_down() && other.service.after.contains(name))
-    }
-
-    /// Whether a service that should start has to wait for another one.
-    fn has_to_wait(&self, at: usize) -> bool {
-        self.units[at].service.after.iter().any(|name| {
-            let unit = self.units.iter().find(|unit| unit.service.name == *name);
-            unit.is_some_and(|unit| match &unit.pending {
-                Some(next) => *next == Next::Start,
-                None => unit.state.promising(),
-            })
-        })
-    }
-
-    /// Gives a service an event, carries out what follows, and the events that follow from that.
-    fn drive(&mut self, at: usize, event: Event, now: Instant) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            if let Event::Ended(how) = &event {
-                self.report(at, how);
-            }
-            let jitter = self.random();
-            let unit = &mut self.units[at];
-            let before = std::mem::replace(&mut unit.state, State::Waiting);
-            let (after, actions) = state::step(before.clone(), event, now, &unit.policy(jitter));
-            unit.state = after;
-            if unit.state != before {
-                self.dirty = true;
-                if let Some(line) = unit.changed(&before) {
-                    self.note(&line);
-                }
-            }
-            for action in actions {
-                events.extend(self.act(at, action, now));
             }
         }
     }
@@ -478,222 +458,42 @@ impl Supervisor {
         self.seed.to_le_bytes()[3]
     }
 
-    fn act(&mut self, at: usize, action: Action, now: Instant) -> Option<Event> {
-        match action {
-            Action::Launch => Some(self.launch(at, now)),
-            Action::AskToStop => {
-                self.units[at].send(self.units[at].service.stop_signal.0);
-                None
-            }
-            Action::Send(signal) => {
-                let rest = self.leftovers(at);
-                self.units[at].send(signal);
-                self.units[at].send_each(&rest, signal);
-                None
-            }
-            Action::Look => {
-                if !matches!(self.units[at].state, State::Stopping { leader_gone: true, .. }) {
-                    return None;
-                }
-                let rest = self.leftovers(at);
-                let unit = &mut self.units[at];
-                unit.look_at = (!rest.is_empty()).then(|| now + LOOK_AGAIN);
-                // Those that left the group did not hear the signal that it got.
-                let new: Vec<i32> = rest.iter().copied().filter(|pid| !unit.asked.contains(pid)).collect();
-                unit.asked.extend(&new);
-                unit.send_each(&new, Signal::SIGTERM);
-                rest.is_empty().then_some(Event::Gone)
-            }
-            Action::LookForTheLast => {
-                let rest = self.leftovers(at);
-                self.units[at].look_at = None;
-                if rest.is_empty() {
-                    return Some(Event::Gone);
-                }
-                let list: Vec<String> = rest.iter().map(ToString::to_string).collect();
-                Some(Event::Survived(format!("outlived KILL: process {}", list.join(", "))))
-            }
-        }
-    }
-
-    /// The living processes of a service, its first one included: its group, and those that left it.
-    fn leftovers(&self, at: usize) -> Vec<i32> {
-        let unit = &self.units[at];
-        let Some(process) = unit.state.process() else { return Vec::new() };
-        let mut out = if os::group_exists(process.pid) { os::group_members(process.pid) } else { Vec::new() };
-        let root = self.home.root().to_string_lossy();
-        let tag = os::Tag { data: &root, service: &unit.service.name };
-        // What we started comes to us when its parent ends; what another supervisor started may be anywhere.
-        let among = (!process.adopted).then(|| {
-            let mut leaders: Vec<i32> = self.units.iter().filter_map(|unit| Some(unit.state.process()?.pid)).collect();
-            leaders.sort_unstable();
-            os::children().into_iter().filter(|pid| leaders.binary_search(pid).is_err()).collect()
-        });
-        out.extend(os::tagged(tag, among));
-        out.sort_unstable();
-        out.dedup();
-        out
-    }
-
-    fn launch(&mut self, at: usize, now: Instant) -> Event {
-        let unit = &mut self.units[at];
-        let again = matches!(unit.state, State::BackingOff { .. });
-        unit.restarts = if again { unit.restarts + 1 } else { 0 };
-        unit.asked.clear();
-        unit.look_at = None;
-        unit.output.set_policy(unit.service.log.clone());
-        let launched = unit.output.writer().and_then(|writer| child::launch(&self.home, &unit.service, &writer));
-        match launched {
-            Ok(process) => match probe::Probing::new(&unit.service.probes, now) {
-                Ok(probing) => {
-                    unit.probing = Some(probing);
-                    Event::Launched(process)
-                }
-                // The definitions were checked when they were read.
-                Err(error) => {
-                    os::signal_group(process.pid, Signal::SIGKILL);
-                    Event::NotLaunched(format!("{error:#}"))
-                }
-            },
-            Err(error) => Event::NotLaunched(format!("{error:#}")),
-        }
-    }
-
-    /// Does what a client asks, or begins to.
-    fn obey(&mut self, at: usize, request: &Request, now: Instant) {
-        let waits = request.wait && matches!(request.verb, Verb::Start | Verb::Stop | Verb::Restart | Verb::Shutdown);
-        if let Err(message) = self.prepare(request) {
-            let (client, _) = &mut self.clients[at];
-            client.send(&Reply::Error { message });
-            client.finish();
-            return;
-        }
-        let targets: Vec<usize> = if request.services.is_empty() {
-            (0..self.units.len()).collect()
-        } else {
-            (0..self.units.len())
-                .filter(|&unit| request.services.iter().any(|name| self.units[unit].answers_to(name)))
-                .collect()
-        };
-        match request.verb {
-            Verb::Status => {}
-            Verb::Shutdown => self.close_down(),
-            Verb::Start => {
-                for &unit in &targets {
-                    self.units[unit].pending = None;
-                    self.drive(unit, Event::Start, now);
-                }
-            }
-            Verb::Stop | Verb::Restart => {
-                let next = if request.verb == Verb::Stop { Next::Rest } else { Next::Start };
-                for &unit in &targets {
-                    self.units[unit].pending = Some(next.clone());
-                }
-            }
-            Verb::Clear => targets.iter().for_each(|&unit| self.units[unit].output.clear()),
-            Verb::ReopenLogs => targets.iter().for_each(|&unit| self.units[unit].output.reopen()),
-            _ => {}
-        }
-        // Of a start everything is told, of a stop only what changes.
-        let shown = |unit: usize| if request.verb == Verb::Start { "" } else { self.units[unit].word() };
-        let targets = targets.into_iter().map(|unit| Target { unit, shown: shown(unit), outcome: None }).collect();
-        let wait = Wait { verb: request.verb, targets };
-        if waits {
-            self.clients[at].1 = Some(wait);
-        } else {
-            self.settle(now);
-            self.finish(at, &wait);
-        }
-    }
-
-    /// Whether a request can be met; reads definitions anew where that is what it is about.
-    fn prepare(&mut self, request: &Request) -> Result<(), String> {
-        if matches!(
-            request.verb,
-            Verb::Signal | Verb::Reload | Verb::Wait | Verb::Reread | Verb::Update | Verb::Events | Verb::UpgradeSelf
-        ) {
-            return Err("this supervisor does not know how to do that".to_owned());
-        }
-        if self.closing && matches!(request.verb, Verb::Start | Verb::Restart) {
-            return Err("the supervisor is shutting down: ask again when it has ended".to_owned());
-        }
-        if matches!(request.verb, Verb::Start | Verb::Restart) {
-            self.refresh().map_err(|error| format!("{error:#}"))?;
-        }
-        let unknown: Vec<&str> = request
-            .services
-            .iter()
-            .filter(|name| !self.units.iter().any(|unit| unit.answers_to(name)))
-            .map(String::as_str)
-            .collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let known: Vec<&str> = self.units.iter().map(|unit| unit.service.name.as_str()).collect();
-        Err(format!("there is no service {}. There are: {}", unknown.join(", ").escape_debug(), known.join(", ")))
-    }
-
-    /// Takes up new and changed definitions, of services that do not run.
-    fn refresh(&mut self) -> Result<()> {
-        for service in self.home.services()? {
-            probe::check(&service.probes).with_context(|| format!("cannot use the service {}", service.name))?;
-            match self.units.iter_mut().find(|unit| unit.service.name == service.name) {
-                Some(unit) if unit.state.process().is_none() => unit.service = service,
-                Some(_) => {}
-                None => {
-                    self.units.push(Unit::new(&self.home, service)?);
-                    self.keeper.look_again();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells those who wait what has changed, and answers those whose time has come.
-    fn answer(&mut self, now: Instant) {
-        for at in 0..self.clients.len() {
-            let Some(mut wait) = self.clients[at].1.take() else { continue };
-            for target in &mut wait.targets {
-                let unit = &self.units[target.unit];
-                if target.outcome.is_none() {
-                    target.outcome = unit.outcome(wait.verb);
-                }
-                if target.shown != unit.word() {
-                    target.shown = unit.word();
-                    self.clients[at].0.send(&Reply::Progress { service: unit.status(now) });
-                }
-            }
-            if wait.targets.iter().all(|target| target.outcome.is_some()) {
-                self.finish(at, &wait);
-            } else {
-                self.clients[at].1 = Some(wait);
-            }
-        }
-    }
-
-    fn finish(&mut self, at: usize, wait: &Wait) {
-        let now = Instant::now();
-        let services = wait.targets.iter().map(|target| self.units[target.unit].status(now)).collect();
-        let problems = wait.targets.iter().filter_map(|target| {
-            let message = target.outcome.clone().flatten()?;
-            Some(Problem { service: self.units[target.unit].service.name.clone(), message })
-        });
-        let problems = problems.collect();
-        let done = Reply::Done { supervisor: self.me.clone(), services, problems, changes: Vec::new() };
-        let (client, _) = &mut self.clients[at];
-        client.send(&done);
-        client.finish();
-    }
-
     fn store(&mut self, now: Instant) {
         if !self.dirty || now < self.store_at {
             return;
         }
         self.dirty = false;
         self.store_at = now + STORE_GAP;
-        if let Err(error) = self.stored(false).write(&self.home) {
-            self.note(&format!("{error:#}"));
+        self.manager.tell(self.in_one_line());
+        match self.stored(false).write(&self.home) {
+            Ok(()) => self.store_problem = None,
+            Err(error) => {
+                // Once is enough to say, and tried it is until it goes.
+                let problem = format!("{error:#}");
+                if self.store_problem.as_ref() != Some(&problem) {
+                    self.note(&problem);
+                }
+                self.store_problem = Some(problem);
+                self.dirty = true;
+                self.store_at = now + STORE_AGAIN;
+            }
         }
+    }
+
+    /// What the services do, for the manager above us.
+    fn in_one_line(&self) -> String {
+        if !self.manager.listens() {
+            return String::new();
+        }
+        let running = self.units.iter().filter(|unit| matches!(unit.state, State::Running { .. })).count();
+        let mut out = format!("{running} of {} services run", self.units.len());
+        for unit in &self.units {
+            let trouble = unit.ill().map(|_| "not well").or_else(|| unit.state.trouble().map(|_| unit.word()));
+            if let Some(trouble) = trouble {
+                out += &format!(", {} is {trouble}", unit.service.name);
+            }
+        }
+        out
     }
 
     fn stored(&self, closed: bool) -> store::Stored {
@@ -720,28 +520,50 @@ impl Supervisor {
             for (client, _) in &mut self.clients {
                 client.write();
             }
-            self.clients.retain(|(client, wait)| wait.is_some() && !client.is_over(Instant::now()));
+            self.clients.retain(|(client, doing)| doing.is_waiting() && !client.is_over(Instant::now()));
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    fn adopt(&mut self) {
+    /// Takes over what an earlier supervisor left. `ended`: children of ours that have ended since then.
+    fn adopt(&mut self, ended: &[(i32, ExitStatus)]) {
         let stored = store::Stored::read(&self.home);
         let now = Instant::now();
         for at in 0..self.units.len() {
-            let found = adopt::look(&self.home, &self.units[at].service.name, &stored, &self.boot);
-            let since = stored.service(&self.units[at].service.name).map(|status| status.since);
-            if let Some(line) = self.units[at].take_over(found, since, now) {
-                self.note(&line);
+            let name = self.units[at].service.name.clone();
+            let known = stored.known(&name, &self.boot);
+            let end = ended.iter().find(|(pid, _)| known.is_some_and(|known| known.pid == Some(*pid)));
+            let found = match end {
+                Some(&(pid, _)) => adopt::Found::Alive(state::Process { pid, started: None, adopted: false }),
+                None => adopt::look(&self.home, &name, &stored, &self.boot),
+            };
+            let line = self.units[at].take_over(found, known, now);
+            if let Some(line) = line {
+                self.announce(Some(&name), &line);
+                self.resume(at, now);
+            }
+            if let Some(&(pid, status)) = end {
+                self.ended(pid, status, now);
             }
             if matches!(self.units[at].state, State::Stopping { .. }) {
                 self.drive(at, Event::Tick, now);
             }
         }
     }
+
+    /// Listens and looks again for a service that was taken over.
+    fn resume(&mut self, at: usize, now: Instant) {
+        let unit = &mut self.units[at];
+        let result =
+            unit.state.process().map_or(Ok(()), |_| unit.listen(&self.home)).and_then(|()| unit.resume(&self.home, now));
+        if let Err(error) = result {
+            let name = unit.service.name.clone();
+            self.announce(Some(&name), &format!("{error:#}"));
+        }
+    }
 }
 
-/// A descriptor that tells of a process's end; none when the system gives none.
-fn watch(pid: i32) -> Option<OwnedFd> {
-    os::watch(pid).ok()
+/// The end of a process that was not our child: how it ended nobody knows.
+fn unseen_end() -> Event {
+    Event::Ended { how: "ended".to_owned(), failed: true }
 }

@@ -6,14 +6,17 @@
 //! | state | meaning | leaves by |
 //! |---|---|---|
 //! | `Stopped` | does not run and is not meant to | `Start` |
+//! | `Exited` | ended by itself, and its definition says not to restart it | `Start` |
 //! | `Waiting` | meant to run; others have to be ready first | `Clear`, `Stop` |
 //! | `Starting` | a process runs, probes have not all passed | `Ready`, `Ended`, `Stop`, `Restart` |
-//! | `Running` | a process runs and is ready | `Ended`, `Stop`, `Restart` |
+//! | `Running` | a process runs and is ready | `Ended`, `Unwell`, `Stop`, `Restart` |
 //! | `Stopping` | asked to end, or its first process ended and others of its group are left | `Gone`, time |
 //! | `BackingOff` | died, the next try is set | time, `Start`, `Stop` |
 //!
-//! **Restart**: at once the first time, then after pauses from [`FIRST_PAUSE`] doubling to [`LONGEST_PAUSE`], with 10 % of jitter.
-//! A run of [`GOOD_RUN`] forgets earlier failures. It never gives up for good, and a manual start does not wait.
+//! Every transition is in docs/services.md, in a table that a test compares with [`step`].
+//!
+//! **Restart**: at once the first time, then after pauses that double from the definition's first to its longest, with 10 % of jitter.
+//! A good run forgets earlier failures. It never gives up for good, and a manual start does not wait.
 //!
 //! **Stop**: the service's signal to its group, CONT so that a stopped process can hear it, KILL after its time, and
 //! [`LAST_WAIT`] later the stop is over, whoever survived that being named.
@@ -22,12 +25,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-/// The pause before the second retry.
-pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// No pause is longer, jitter aside.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A service that was ready for this long has its earlier failures forgotten.
-pub const GOOD_RUN: Duration = Duration::from_secs(30);
+use crate::service::Restart;
+
 /// How long after KILL a process may still be there, in an uninterruptible system call.
 pub const LAST_WAIT: Duration = Duration::from_secs(5);
 /// How often a group without its first process is looked at: the end of its other members is not always told.
@@ -51,6 +50,13 @@ pub enum State {
     Stopped {
         /// Why, when not by request.
         reason: Option<String>,
+    },
+    /// Ended by itself, and is not to be restarted.
+    Exited {
+        /// How.
+        reason: String,
+        /// Whether badly: with another status than 0, by a signal, or because it could not be started.
+        failed: bool,
     },
     /// Meant to run; others have to be ready first.
     Waiting,
@@ -105,6 +111,13 @@ pub enum Next {
     Rest,
     /// A start, as asked.
     Start,
+    /// Nothing, because it ended by itself.
+    Exit {
+        /// How.
+        reason: String,
+        /// Whether badly.
+        failed: bool,
+    },
     /// A restart, because it died.
     Retry {
         /// Failures in a row.
@@ -131,8 +144,15 @@ pub enum Event {
     NotLaunched(String),
     /// All probes passed.
     Ready,
-    /// The first process ended, in these words.
-    Ended(String),
+    /// The first process ended.
+    Ended {
+        /// How, in words.
+        how: String,
+        /// Whether badly: with another status than 0, by a signal, or nobody knows.
+        failed: bool,
+    },
+    /// Its health check has failed too often, in these words.
+    Unwell(String),
     /// Nothing of the service's processes is left.
     Gone,
     /// Processes of the service outlived KILL, in these words.
@@ -163,6 +183,14 @@ pub struct Policy {
     pub stop_timeout: Duration,
     /// From the start to ready.
     pub ready_timeout: Duration,
+    /// Whether what ends by itself is started again.
+    pub restart: Restart,
+    /// The pause before the second retry.
+    pub first_pause: Duration,
+    /// No pause is longer, jitter aside.
+    pub longest_pause: Duration,
+    /// A service that was ready for this long has its earlier failures forgotten.
+    pub good_run: Duration,
     /// A number from 0 to 255, anything: spreads the pauses.
     pub jitter: u8,
 }
@@ -190,7 +218,10 @@ impl State {
     /// Whether the service is meant to run.
     #[must_use]
     pub fn wanted(&self) -> bool {
-        !matches!(self, Self::Stopped { .. } | Self::Stopping { next: Next::Rest, .. })
+        !matches!(
+            self,
+            Self::Stopped { .. } | Self::Exited { .. } | Self::Stopping { next: Next::Rest | Next::Exit { .. }, .. }
+        )
     }
 
     /// Whether it will probably be ready soon, so that those after it should wait. One that died twice in a row, could not be
@@ -200,10 +231,22 @@ impl State {
         match self {
             Self::Waiting => true,
             Self::Starting { failures, late, .. } => !late && *failures < 2,
-            Self::Stopping { next, .. } => *next != Next::Rest,
+            Self::Stopping { next, .. } => matches!(next, Next::Start | Next::Retry { .. }),
             Self::BackingOff { failures, .. } => *failures < 2,
-            Self::Stopped { .. } | Self::Running { .. } => false,
+            Self::Stopped { .. } | Self::Exited { .. } | Self::Running { .. } => false,
         }
+    }
+
+    /// Whether those that require it have what they need: it is ready, or has done its work and ended well.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Exited { failed: false, .. })
+    }
+
+    /// Whether those that require it have to stop: it does not run, and will not by itself.
+    #[must_use]
+    pub fn deserts(&self) -> bool {
+        matches!(self, Self::Stopped { .. } | Self::Exited { failed: true, .. })
     }
 
     /// What went wrong, if the service is in trouble that a waiting command should report instead of waiting on.
@@ -211,7 +254,7 @@ impl State {
     pub fn trouble(&self) -> Option<&str> {
         match self {
             Self::BackingOff { failures: 2.., reason, .. } => Some(reason),
-            Self::Stopped { reason: Some(reason) } => Some(reason),
+            Self::Stopped { reason: Some(reason) } | Self::Exited { reason, failed: true } => Some(reason),
             _ => None,
         }
     }
@@ -221,6 +264,7 @@ impl State {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Stopped { .. } => "stopped",
+            Self::Exited { .. } => "exited",
             Self::Waiting => "waiting",
             Self::Starting { .. } => "starting",
             Self::Running { .. } => "running",
@@ -232,13 +276,13 @@ impl State {
 
 /// The pause before the next try after so many failures in a row.
 #[must_use]
-pub fn pause(failures: u32, jitter: u8) -> Duration {
+pub fn pause(failures: u32, policy: &Policy) -> Duration {
     if failures <= 1 {
         return Duration::ZERO;
     }
-    let doubled = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures - 2)).min(LONGEST_PAUSE);
+    let doubled = policy.first_pause.saturating_mul(2_u32.saturating_pow(failures - 2)).min(policy.longest_pause);
     // From 95 % to 105 %.
-    doubled * 95 / 100 + doubled * u32::from(jitter) / 2_550
+    doubled * 95 / 100 + doubled * u32::from(policy.jitter) / 2_550
 }
 
 /// The next state, and what to do.
@@ -256,16 +300,26 @@ pub fn step(state: State, event: Event, now: Instant, policy: &Policy) -> (State
             let failures = if let State::BackingOff { failures, .. } = state { failures } else { 0 };
             (State::Starting { process, since: now, failures, late: false }, vec![])
         }
+        Event::NotLaunched(reason) if policy.restart == Restart::Never => (State::Exited { reason, failed: true }, vec![]),
         Event::NotLaunched(reason) => {
             // There is no point in trying the same again at once.
             let failures = if let State::BackingOff { failures, .. } = state { failures + 1 } else { 2 }.max(2);
-            (State::BackingOff { until: now + pause(failures, policy.jitter), failures, reason }, vec![])
+            (State::BackingOff { until: now + pause(failures, policy), failures, reason }, vec![])
         }
         Event::Ready => match state {
             State::Starting { process, failures, .. } => (State::Running { process, since: now, failures }, vec![]),
             other => (other, vec![]),
         },
-        Event::Ended(how) => ended(state, how, now, policy),
+        Event::Ended { how, failed } => ended(state, how, failed, now, policy),
+        Event::Unwell(how) => match state {
+            State::Running { process, since, failures } => {
+                let failures = failures_after(since, failures, now, policy);
+                let until = now + policy.stop_timeout;
+                let next = Next::Retry { failures, reason: how };
+                (State::Stopping { process, leader_gone: false, until, killed: false, next }, vec![Action::AskToStop])
+            }
+            other => (other, vec![]),
+        },
         Event::Gone => gone(state, now, policy),
         Event::Survived(who) => match state {
             State::Stopping { .. } => (State::Stopped { reason: Some(who) }, vec![]),
@@ -277,7 +331,7 @@ pub fn step(state: State, event: Event, now: Instant, policy: &Policy) -> (State
 
 fn start(state: State) -> (State, Vec<Action>) {
     match state {
-        State::Stopped { .. } | State::BackingOff { .. } => (State::Waiting, vec![]),
+        State::Stopped { .. } | State::Exited { .. } | State::BackingOff { .. } => (State::Waiting, vec![]),
         State::Stopping { process, leader_gone, until, killed, .. } => {
             (State::Stopping { process, leader_gone, until, killed, next: Next::Start }, vec![])
         }
@@ -294,24 +348,33 @@ fn stop(state: &State, next: Next, now: Instant, policy: &Policy) -> (State, Vec
         State::Stopping { process, leader_gone, until, killed, .. } => {
             (State::Stopping { process, leader_gone, until, killed, next }, vec![])
         }
-        State::Stopped { .. } | State::Waiting | State::BackingOff { .. } if next == Next::Start => (State::Waiting, vec![]),
-        State::Stopped { .. } | State::Waiting | State::BackingOff { .. } => (State::Stopped { reason: None }, vec![]),
+        _ if next == Next::Start => (State::Waiting, vec![]),
+        State::Stopped { .. } | State::Exited { .. } | State::Waiting | State::BackingOff { .. } => {
+            (State::Stopped { reason: None }, vec![])
+        }
     }
 }
 
-fn ended(state: State, how: String, now: Instant, policy: &Policy) -> (State, Vec<Action>) {
+/// Failures in a row when a process that was ready since then ends now.
+fn failures_after(since: Instant, failures: u32, now: Instant, policy: &Policy) -> u32 {
+    if now.saturating_duration_since(since) >= policy.good_run { 1 } else { failures.saturating_add(1) }
+}
+
+fn ended(state: State, how: String, failed: bool, now: Instant, policy: &Policy) -> (State, Vec<Action>) {
     let (process, failures) = match state {
-        State::Starting { process, failures, .. } => (process, failures + 1),
-        State::Running { process, since, failures } => {
-            (process, if now.saturating_duration_since(since) >= GOOD_RUN { 1 } else { failures + 1 })
-        }
+        State::Starting { process, failures, .. } => (process, failures.saturating_add(1)),
+        State::Running { process, since, failures } => (process, failures_after(since, failures, now, policy)),
         State::Stopping { process, until, killed, next, .. } => {
             return (State::Stopping { process, leader_gone: true, until, killed, next }, vec![Action::Look]);
         }
         other => return (other, vec![]),
     };
+    let next = match policy.restart {
+        Restart::Always => Next::Retry { failures, reason: how },
+        Restart::OnFailure if failed => Next::Retry { failures, reason: how },
+        Restart::OnFailure | Restart::Never => Next::Exit { reason: how, failed },
+    };
     // What it left behind may hold its ports and files: it goes first.
-    let next = Next::Retry { failures, reason: how };
     let until = now + policy.stop_timeout.min(LAST_WAIT);
     let state = State::Stopping { process, leader_gone: true, until, killed: false, next };
     (state, vec![Action::Send(Signal::SIGTERM), Action::Look])
@@ -321,8 +384,9 @@ fn gone(state: State, now: Instant, policy: &Policy) -> (State, Vec<Action>) {
     match state {
         State::Stopping { next: Next::Rest, .. } => (State::Stopped { reason: None }, vec![]),
         State::Stopping { next: Next::Start, .. } => (State::Waiting, vec![]),
+        State::Stopping { next: Next::Exit { reason, failed }, .. } => (State::Exited { reason, failed }, vec![]),
         State::Stopping { next: Next::Retry { failures, reason }, .. } => {
-            (State::BackingOff { until: now + pause(failures, policy.jitter), failures, reason }, vec![])
+            (State::BackingOff { until: now + pause(failures, policy), failures, reason }, vec![])
         }
         other => (other, vec![]),
     }
@@ -345,237 +409,4 @@ fn tick(state: State, now: Instant, policy: &Policy) -> (State, Vec<Action>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const POLICY: Policy =
-        Policy { stop_timeout: Duration::from_secs(10), ready_timeout: Duration::from_secs(60), jitter: 128 };
-
-    fn process(pid: i32) -> Process {
-        Process { pid, started: Some(1), adopted: false }
-    }
-
-    /// A service and its time, moved by hand.
-    struct Life {
-        state: State,
-        now: Instant,
-    }
-
-    impl Life {
-        fn new() -> Self {
-            Self { state: State::Stopped { reason: None }, now: Instant::now() }
-        }
-
-        fn event(&mut self, event: Event) -> Vec<Action> {
-            let (state, actions) = step(self.state.clone(), event, self.now, &POLICY);
-            self.state = state;
-            actions
-        }
-
-        /// Lets time pass up to the deadline.
-        fn ripen(&mut self) -> (Duration, Vec<Action>) {
-            let deadline = self.state.deadline(&POLICY).expect("a deadline");
-            let waited = deadline.saturating_duration_since(self.now);
-            self.now = self.now.max(deadline);
-            (waited, self.event(Event::Tick))
-        }
-
-        fn run(&mut self) {
-            self.event(Event::Start);
-            assert_eq!(self.event(Event::Clear), [Action::Launch]);
-            self.event(Event::Launched(process(7)));
-            self.event(Event::Ready);
-            assert_eq!(self.state.word(), "running");
-        }
-
-        fn die(&mut self) {
-            self.event(Event::Ended("exit status 1".into()));
-            self.event(Event::Gone);
-            assert_eq!(self.state.word(), "backing-off");
-        }
-    }
-
-    #[test]
-    fn restarts_at_once_then_doubles_to_the_longest_and_never_gives_up() {
-        let mut life = Life::new();
-        life.run();
-        let mut pauses = Vec::new();
-        for _ in 0..20 {
-            life.die();
-            let (waited, actions) = life.ripen();
-            assert_eq!(actions, [Action::Launch]);
-            pauses.push(waited.as_secs_f64());
-            life.event(Event::Launched(process(8)));
-            life.event(Event::Ready);
-        }
-        let near = |value: f64, wanted: f64| (value - wanted).abs() <= wanted * 0.06;
-        assert_eq!(pauses[0], 0.0, "the first restart is at once");
-        for (at, wanted) in [(1, 0.5), (2, 1.0), (3, 2.0), (7, 30.0), (19, 30.0)] {
-            assert!(near(pauses[at], wanted), "pause {at} is {} and not about {wanted}", pauses[at]);
-        }
-    }
-
-    #[test]
-    fn a_good_run_forgets_failures_and_a_short_one_does_not() {
-        let mut life = Life::new();
-        life.run();
-        for good in [false, true] {
-            life.die();
-            life.ripen();
-            life.event(Event::Launched(process(8)));
-            life.event(Event::Ready);
-            life.die();
-            assert!(matches!(life.state, State::BackingOff { failures: 2.., .. }));
-            life.ripen();
-            life.event(Event::Launched(process(9)));
-            life.event(Event::Ready);
-            life.now += if good { GOOD_RUN } else { GOOD_RUN - Duration::from_millis(1) };
-            life.die();
-            let forgotten = matches!(life.state, State::BackingOff { failures: 1, .. });
-            assert_eq!(forgotten, good);
-            life.ripen();
-            life.event(Event::Launched(process(9)));
-            life.event(Event::Ready);
-        }
-    }
-
-    #[test]
-    fn jitter_stays_within_five_percent() {
-        for failures in 2..40 {
-            let middle = pause(failures, 128).as_secs_f64();
-            for jitter in [0, 255] {
-                let ratio = pause(failures, jitter).as_secs_f64() / middle;
-                assert!((0.94..=1.06).contains(&ratio), "{failures} {jitter}: {ratio}");
-            }
-        }
-        assert_eq!(pause(u32::MAX, 128), pause(10, 128));
-    }
-
-    #[test]
-    fn a_manual_start_does_not_wait_for_the_pause() {
-        let mut life = Life::new();
-        life.run();
-        life.die();
-        life.ripen();
-        life.event(Event::Launched(process(8)));
-        life.die();
-        life.event(Event::Start);
-        assert_eq!(life.event(Event::Clear), [Action::Launch]);
-    }
-
-    #[test]
-    fn a_stop_kills_after_its_time_and_ends_whatever_happens() {
-        let mut life = Life::new();
-        life.run();
-        assert_eq!(life.event(Event::Stop), [Action::AskToStop]);
-        let (waited, actions) = life.ripen();
-        assert_eq!((waited, actions[0]), (POLICY.stop_timeout, Action::Send(Signal::SIGKILL)));
-        let (waited, actions) = life.ripen();
-        assert_eq!((waited, actions.as_slice()), (LAST_WAIT, [Action::LookForTheLast].as_slice()));
-        life.event(Event::Survived("process 7 outlived KILL".into()));
-        assert_eq!(life.state.trouble(), Some("process 7 outlived KILL"));
-    }
-
-    #[test]
-    fn what_a_dead_service_left_behind_goes_before_the_next_copy() {
-        let mut life = Life::new();
-        life.run();
-        let actions = life.event(Event::Ended("killed".into()));
-        assert_eq!(actions, [Action::Send(Signal::SIGTERM), Action::Look]);
-        assert_eq!(life.event(Event::Tick), [Action::Look], "and no launch before it is gone");
-        life.event(Event::Gone);
-        assert_eq!(life.ripen().1, [Action::Launch]);
-    }
-
-    #[test]
-    fn a_stop_while_it_dies_is_a_stop_and_a_start_while_it_stops_is_a_restart() {
-        let mut life = Life::new();
-        life.run();
-        life.event(Event::Ended("killed".into()));
-        life.event(Event::Stop);
-        life.event(Event::Gone);
-        assert_eq!(life.state, State::Stopped { reason: None });
-        life.run();
-        life.event(Event::Stop);
-        life.event(Event::Start);
-        life.event(Event::Ended("terminated".into()));
-        life.event(Event::Gone);
-        assert_eq!(life.state, State::Waiting);
-    }
-
-    #[test]
-    fn what_cannot_be_made_is_trouble_at_once_and_tried_again() {
-        let mut life = Life::new();
-        life.event(Event::Start);
-        life.event(Event::Clear);
-        life.event(Event::NotLaunched("TCP port 1 is taken".into()));
-        assert_eq!(life.state.trouble(), Some("TCP port 1 is taken"));
-        assert!(!life.state.promising(), "it holds nobody up");
-        let (waited, actions) = life.ripen();
-        assert!(waited > Duration::ZERO);
-        assert_eq!(actions, [Action::Launch]);
-    }
-
-    #[test]
-    fn late_is_told_and_still_becomes_ready() {
-        let mut life = Life::new();
-        life.event(Event::Start);
-        life.event(Event::Clear);
-        life.event(Event::Launched(process(7)));
-        assert!(life.state.promising());
-        assert_eq!(life.ripen(), (POLICY.ready_timeout, vec![]));
-        assert!(!life.state.promising());
-        assert_eq!(life.state.deadline(&POLICY), None, "nothing wakes the loop for it any more");
-        life.event(Event::Ready);
-        assert_eq!(life.state.word(), "running");
-    }
-
-    /// Any events in any order: there is never a launch while a process is there, and whatever waits for time has a deadline.
-    #[test]
-    fn random_lives_never_start_a_second_copy() {
-        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-        let mut random = |below: usize| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            usize::try_from(seed % below as u64).unwrap()
-        };
-        for _ in 0..300 {
-            let mut life = Life::new();
-            for _ in 0..200 {
-                let events = [
-                    Event::Start,
-                    Event::Stop,
-                    Event::Restart,
-                    Event::Clear,
-                    Event::Ready,
-                    Event::Tick,
-                    Event::Tick,
-                    Event::Ended("x".into()),
-                    Event::Gone,
-                ];
-                let event = events[random(events.len())].clone();
-                life.now += Duration::from_millis(random(20_000) as u64);
-                let had_process = life.state.process().is_some();
-                // Only what has ended leaves nothing behind.
-                if event == Event::Gone && !matches!(life.state, State::Stopping { leader_gone: true, .. }) {
-                    continue;
-                }
-                for action in life.event(event) {
-                    match action {
-                        Action::Launch => {
-                            assert!(!had_process && life.state.process().is_none(), "launch in {:?}", life.state);
-                            let failed = random(4) == 0;
-                            life.event(if failed { Event::NotLaunched("no".into()) } else { Event::Launched(process(9)) });
-                        }
-                        Action::LookForTheLast => drop(life.event(Event::Survived("still there".into()))),
-                        Action::AskToStop | Action::Send(_) | Action::Look => assert!(life.state.process().is_some()),
-                    }
-                }
-                if matches!(life.state, State::Stopping { .. } | State::BackingOff { .. }) {
-                    assert!(life.state.deadline(&POLICY).is_some());
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -43,6 +43,12 @@ impl Stored {
         write_renamed(&path(home), &serde_json::to_vec(self)?, 0o600)
     }
 
+    /// One service, as far as it was left behind in this start of the machine.
+    #[must_use]
+    pub fn known(&self, name: &str, boot: &str) -> Option<&Status> {
+        self.service(name).filter(|_| self.boot == boot && !self.closed)
+    }
+
     /// One service.
     #[must_use]
     pub fn service(&self, name: &str) -> Option<&Status> {

@@ -4,9 +4,10 @@
 //! [`helper_entry`] does not return. What only has to do with signals is a line of shell.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -32,6 +33,7 @@ fn helper_entry() {
         "count" => count(),
         "count-on" => count_on(),
         "read-late" => read_late(),
+        "notify" => notify(),
         other => panic!("no helper {other}"),
     }
 }
@@ -86,6 +88,42 @@ fn read_late() {
     stream.read_to_end(&mut all).unwrap();
     println!("read {}", all.len());
     std::thread::sleep(PATIENCE);
+}
+
+/// Tells of itself what files in the data folder say: that it is `ready`, its `status`, and that it lives until it shall `hang`.
+fn notify() {
+    let data = PathBuf::from(std::env::var("DKM_DATA").unwrap());
+    let to = std::env::var("NOTIFY_SOCKET").unwrap();
+    let mouth = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    let say = |text: &str| mouth.send_to(text.as_bytes(), &to).is_ok();
+    let mut ready = false;
+    let mut status = String::from("serving");
+    loop {
+        if !ready && data.join("ready").exists() {
+            ready = say("READY=1\nSTATUS=serving");
+        }
+        let new = fs::read_to_string(data.join("status")).unwrap_or_else(|_| status.clone());
+        if !new.is_empty() && new != status && say(&format!("STATUS={new}")) {
+            status = new;
+        }
+        if std::env::var_os("WATCHDOG_USEC").is_some() && !data.join("hang").exists() {
+            say("WATCHDOG=1");
+            println!("sign");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A service that is one of this program's helpers, see [`helper_entry`].
+pub fn helper(name: &str, kind: &str) -> Value {
+    json!({
+        "name": name,
+        "types": ["backend"],
+        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture"],
+        "environment": {"HELPER": kind},
+        "stop-timeout-s": 5,
+        "ready-timeout-s": 15,
+    })
 }
 
 /// A service of a test bundle, as its manifest has it. `{{ bundle }}/bin/helper` is this program.
@@ -214,6 +252,33 @@ impl Bench {
         fs::read_to_string(self.data().join(format!("run/log/{service}.log"))).unwrap_or_default()
     }
 
+    /// The file that defines a service.
+    pub fn definition(&self, service: &str) -> PathBuf {
+        self.data().join(format!("conf/services.d/{service}.toml"))
+    }
+
+    /// A connection to the supervisor on which this was asked; the protocol's number is added.
+    pub fn asking(&self, request: &Value) -> BufReader<UnixStream> {
+        let mut request = request.clone();
+        request["v"] = request.get("v").cloned().unwrap_or_else(|| dkumonitor_runtime::control::VERSION.into());
+        let mut stream = UnixStream::connect(self.data().join("run/dkm.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+        BufReader::new(stream)
+    }
+
+    /// Asks the supervisor; all of its answers.
+    pub fn ask(&self, request: &Value) -> Vec<Value> {
+        self.asking(request).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
+    }
+
+    /// Asks the supervisor for what has to be done without a problem; the last answer.
+    pub fn done(&self, request: &Value) -> Value {
+        let answer = self.ask(request).pop().unwrap();
+        assert!(answer["type"] == "done" && answer["problems"] == json!([]), "{request}: {answer}\n{}", self.supervisor_log());
+        answer
+    }
+
     /// One service as `status --json` has it.
     pub fn status(&self, service: &str) -> Value {
         let output = self.dkm(&["status", "--json"]);
@@ -223,6 +288,12 @@ impl Bench {
 
     pub fn state(&self, service: &str) -> String {
         self.status(service)["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether a service runs with another process than this one.
+    pub fn renewed(&self, service: &str, old: i32) -> bool {
+        let status = self.status(service);
+        status["state"] == "running" && status["pid"].as_i64().is_some_and(|pid| pid != i64::from(old))
     }
 
     /// The PID of a service, or of the supervisor for "".

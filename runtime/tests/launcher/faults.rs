@@ -131,7 +131,7 @@ fn a_killed_supervisor_leaves_the_services_and_the_next_one_adopts_them() {
 
     // An adopted one is watched, and stopped, like any other.
     send(pids[1], Signal::SIGKILL);
-    until("carbonapi to be restarted", || bench.state("carbonapi") == "running" && bench.pid("carbonapi") != pids[1]);
+    until("carbonapi to be restarted", || bench.renewed("carbonapi", pids[1]));
     bench.good(&["stop"]);
     assert!(!alive(pids[0]));
     #[cfg(target_os = "linux")]
@@ -276,7 +276,7 @@ fn a_service_may_close_its_output() {
     assert_eq!(bench.state("silent"), "running");
     let pid = bench.pid("silent");
     send(pid, Signal::SIGKILL);
-    until("a new one", || bench.state("silent") == "running" && bench.pid("silent") != pid);
+    until("a new one", || bench.renewed("silent", pid));
     bench.good(&["stop", "silent"]);
 }
 

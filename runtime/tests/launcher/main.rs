@@ -10,12 +10,17 @@ mod chaos;
 mod commands;
 mod commands_terminal;
 mod control;
+mod definitions;
 mod faults;
 mod hostile;
 mod install;
 mod logs;
+mod readiness;
+mod reload;
 #[cfg(target_os = "linux")]
 mod resources;
 #[cfg(target_os = "linux")]
 mod soak;
+mod survival;
+mod systemd;
 mod update;

@@ -148,7 +148,7 @@ fn a_clock_that_jumps_changes_nothing_but_the_dates() {
         // Restarts keep their pace, and rotation goes on.
         let old = bench.pid("mortal");
         send(old, Signal::SIGKILL);
-        until("a new process", || bench.state("mortal") == "running" && bench.pid("mortal") != old);
+        until("a new process", || bench.renewed("mortal", old));
         until("rotations", || rotated() > before + 1);
         if jump > 1_000_000_000 {
             until("another date", || year().as_str() > "2050");

@@ -19,6 +19,7 @@ use super::index::{self, Index};
 use super::{names, stamp};
 use crate::os;
 use crate::service::{LogPolicy, OnFull};
+use crate::supervise::ear::Ear;
 
 /// By how much a file that could not be rotated has to grow, at least, before it is tried again.
 const MIN_PATIENCE: u64 = 64 * 1024;
@@ -53,6 +54,8 @@ pub struct Log {
     /// When the oldest rotated file expires, in milliseconds since 1970.
     pub(super) expiry: Option<u64>,
     rotations: u64,
+    /// Listens to what is written.
+    pub(super) ear: Ear,
 }
 
 impl Log {
@@ -82,6 +85,7 @@ impl Log {
             old: None,
             expiry: None,
             rotations: 0,
+            ear: Ear::default(),
         }
     }
 
@@ -153,8 +157,8 @@ impl Log {
         if let Some(file) = &self.file {
             let meta = file.metadata()?;
             if meta.nlink() > 0 {
-                if meta.len() < self.size {
-                    // Somebody has emptied it under us.
+                if meta.len() != self.size {
+                    // Somebody has emptied it under us, or added to it.
                     self.size = meta.len();
                     self.at_line_start = ends_a_line(file, self.size);
                 }
@@ -232,6 +236,13 @@ impl Log {
         self.mark(now);
         let Some(file) = &self.file else { return Ok(0) };
         let moved = os::move_bytes(pipe, file, self.size, count)?;
+        if self.ear.listens() {
+            // They never were in our memory; the file has them.
+            let mut bytes = vec![0; moved];
+            if file.read_exact_at(&mut bytes, self.size).is_ok() {
+                self.ear.hear(&bytes);
+            }
+        }
         self.size += moved as u64;
         self.at_line_start = ends_a_line(file, self.size);
         Ok(moved)
@@ -349,6 +360,9 @@ impl Log {
             }
         }
         if done > 0 {
+            if self.ear.listens() {
+                self.ear.hear(&bytes[..done]);
+            }
             self.at_line_start = bytes[done - 1] == b'\n';
             self.size += done as u64;
         }

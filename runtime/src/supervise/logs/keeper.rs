@@ -16,7 +16,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeWriter, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -129,6 +129,12 @@ impl Keeper {
         self.process.as_ref().map(|(pid, _)| *pid)
     }
 
+    /// The pipe whose end is our death to it.
+    #[must_use]
+    pub fn pipe(&self) -> Option<RawFd> {
+        self.process.as_ref().map(|(_, pipe)| pipe.as_raw_fd())
+    }
+
     /// Tells it that there are new FIFOs.
     pub fn look_again(&self) {
         if let Some(pid) = self.pid() {
@@ -226,7 +232,7 @@ fn told(signals: &UnixStream) -> Option<Told> {
 /// Carries the services' output in the place of a supervisor that has died, until nobody is left who could write.
 fn stand_in(home: &Home, held: Vec<(String, File)>, signals: &UnixStream) -> Result<()> {
     // With definitions that cannot be used the lines are kept all the same.
-    let services = home.services().unwrap_or_default();
+    let services = home.definitions().unwrap_or_default().services;
     let mut outputs: Vec<Output> = Vec::new();
     for (name, fifo) in held {
         let policy =

@@ -42,6 +42,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::stat::Mode;
 
+use super::ear::Ear;
 use crate::home::Home;
 use crate::os;
 use crate::service::{LogPolicy, OnFull};
@@ -191,6 +192,16 @@ impl Output {
     pub fn clear(&mut self) {
         self.finish_spool();
         self.log.clear();
+    }
+
+    /// Listens for texts in what comes from now on.
+    pub fn listen(&mut self, ear: Ear) {
+        self.log.ear = ear;
+    }
+
+    /// Which of the texts have come since this was asked last.
+    pub fn heard(&mut self) -> Vec<usize> {
+        self.log.ear.heard()
     }
 
     /// Whether files were rotated that are to be compressed since this was asked last.
