@@ -23,6 +23,9 @@ use std::io::Read as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// What this program calls itself.
+pub const USER_AGENT: &str = concat!("dkumonitor-xtask/", env!("CARGO_PKG_VERSION"));
+
 /// More redirects than any release page needs; a loop ends here.
 const MAX_REDIRECTS: usize = 5;
 
@@ -69,20 +72,17 @@ impl Network {
 }
 
 /// Says why a redirect is not followed, by the addresses so far and the one to come.
-pub(super) type Refuse = fn(&[Url], &Url) -> Option<String>;
+pub type Refuse = fn(&[Url], &Url) -> Option<String>;
 
 /// What has a pin may come from anywhere, but not by a way that became less safe.
-pub(super) fn refuse_downgrade(from: &[Url], to: &Url) -> Option<String> {
+pub fn refuse_downgrade(from: &[Url], to: &Url) -> Option<String> {
     let downgraded = to.scheme() != "https" && from.last().is_some_and(|from| from.scheme() == "https");
     downgraded.then(|| format!("is redirected from https to {}, which anyone on the way could change", shown(to)))
 }
 
-/// A client with this program's manners: its name, its patience, a bound on redirects, and root certificates from the
-/// system. Fails, in words, when TLS cannot be set up.
-fn build_client(retry: &Retry, refuse: Refuse) -> Result<Client, String> {
-    // Fails only when a provider is there already, which is as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let policy = redirect::Policy::custom(move |attempt| {
+/// Follows a bounded number of redirects.
+pub fn redirects(refuse: Refuse) -> redirect::Policy {
+    redirect::Policy::custom(move |attempt| {
         if attempt.previous().len() > MAX_REDIRECTS {
             return attempt.error(format!("is redirected more than {MAX_REDIRECTS} times"));
         }
@@ -90,13 +90,20 @@ fn build_client(retry: &Retry, refuse: Refuse) -> Result<Client, String> {
             Some(why) => attempt.error(why),
             None => attempt.follow(),
         }
-    });
+    })
+}
+
+/// A client with this program's manners: its name, its patience, a bound on redirects, and root certificates from the
+/// system. Fails, in words, when TLS cannot be set up.
+fn build_client(retry: &Retry, refuse: Refuse) -> Result<Client, String> {
+    // Fails only when a provider is there already, which is as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
-        .user_agent(concat!("dkumonitor-xtask/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
         .connect_timeout(retry.connect)
         // Of the blocking client this is for each wait by itself, not for the whole download.
         .timeout(retry.stall)
-        .redirect(policy)
+        .redirect(redirects(refuse))
         .build()
         .map_err(|error| {
             let why = chain(&error);

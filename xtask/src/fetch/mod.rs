@@ -21,9 +21,11 @@ mod store;
 mod unpinned;
 
 pub use unpinned::{Unhad, Unpinned};
+#[cfg(feature = "shared-cache")]
+pub use http::{USER_AGENT, chain, redirects, refuse_downgrade};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::progress::{Step, Ui, bytes};
 use crate::stack::lock::{Origin, Source, archive_ending};

@@ -1,7 +1,7 @@
 //! Fetching from real servers that misbehave, from folders, and through proxies.
 
 mod environment;
-mod server;
+pub(crate) mod server;
 
 use super::*;
 use crate::error::{Kind, kind_of};

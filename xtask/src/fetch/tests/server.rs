@@ -14,6 +14,8 @@ pub struct Request {
     /// As in the request line: a path, or for a proxy a whole address or `host:port`.
     pub path: String,
     headers: Vec<(String, String)>,
+    /// What was sent along.
+    pub body: Vec<u8>,
     /// The how-manieth request for this path, from 0.
     pub number: usize,
 }
@@ -30,6 +32,10 @@ pub enum End {
     Close,
     /// Say nothing more, but keep the connection, until the server is dropped.
     Stall,
+    /// Say nothing at all, but keep the connection, until the server is dropped.
+    Silence,
+    /// Send the body byte by byte, so slowly that it never ends, until the server is dropped.
+    Drip,
 }
 
 /// An answer, byte for byte.
@@ -85,6 +91,22 @@ impl Answer {
 
     pub fn stall(mut self) -> Self {
         self.end = End::Stall;
+        self
+    }
+
+    pub fn drip(mut self) -> Self {
+        self.end = End::Drip;
+        self
+    }
+
+    pub fn silence() -> Self {
+        Self { end: End::Silence, ..Self::ok(b"") }
+    }
+
+    /// Announces another length than the body has.
+    pub fn claim(mut self, length: u64) -> Self {
+        self.head =
+            self.head.replace(&format!("Content-Length: {}\r", self.body.len()), &format!("Content-Length: {length}\r"));
         self
     }
 }
@@ -206,11 +228,24 @@ impl Shared {
 
     fn send(&self, stream: &mut (impl Read + Write), answer: &Answer) {
         let head = format!("{}Connection: close\r\n\r\n", answer.head);
-        // The client may have hung up, as it should on some answers.
-        if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&answer.body)).is_err() {
+        if answer.end == End::Drip {
+            let _ = stream.write_all(head.as_bytes());
+            for byte in &answer.body {
+                let stopped = self.stopped.0.lock().unwrap();
+                let pause = Duration::from_millis(50);
+                let (stopped, _) = self.stopped.1.wait_timeout_while(stopped, pause, |stopped| !*stopped).unwrap();
+                if *stopped || stream.write_all(&[*byte]).and_then(|()| stream.flush()).is_err() {
+                    return;
+                }
+            }
             return;
         }
-        if answer.end == End::Stall {
+        let silent = answer.end == End::Silence;
+        // The client may have hung up, as it should on some answers.
+        if !silent && stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&answer.body)).is_err() {
+            return;
+        }
+        if silent || answer.end == End::Stall {
             let stopped = self.stopped.0.lock().unwrap();
             drop(self.stopped.1.wait_timeout_while(stopped, Duration::from_secs(30), |stopped| !*stopped).unwrap());
             return;
@@ -235,5 +270,9 @@ fn read_request(stream: &mut impl Read) -> Option<Request> {
     let mut words = lines.first()?.split(' ').map(str::to_owned);
     let (method, path) = (words.next()?, words.next()?);
     let header = |line: &String| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
-    Some(Request { method, path, headers: lines[1..].iter().filter_map(header).collect(), number: 0 })
+    let headers: Vec<_> = lines[1..].iter().filter_map(header).collect();
+    let length = headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    Some(Request { method, path, headers, body, number: 0 })
 }
