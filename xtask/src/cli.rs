@@ -124,6 +124,18 @@ pub struct Network {
     pub offline: bool,
 }
 
+/// Flags of the cache that is shared with others.
+#[derive(Args, Clone, Debug)]
+pub struct SharedCache {
+    /// Take results from here, and put there what is built: s3://BUCKET/PATH, gs://…, az://…, http(s)://… or a folder; `off`
+    /// for none; docs/cache.md [env: DKUMONITOR_CACHE]
+    #[arg(long, value_name = "URL|DIR")]
+    pub cache: Option<String>,
+    /// What may be done with it [env: DKUMONITOR_CACHE_MODE] [default: read-write]
+    #[arg(long, value_name = "MODE")]
+    pub cache_mode: Option<crate::share::Mode>,
+}
+
 /// Whether to wait.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Wait {
@@ -137,6 +149,8 @@ pub struct Wait {
 pub struct Package {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub cache: SharedCache,
     #[command(flatten)]
     pub network: Network,
     /// Folder for the tree and the archive [default: dist/]
@@ -212,6 +226,8 @@ pub struct VendorExport {
 pub struct Plan {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub cache: SharedCache,
     /// Folder of the tree and the archive [default: dist/]
     #[arg(long, value_name = "DIR")]
     pub dist_dir: Option<PathBuf>,
@@ -230,6 +246,8 @@ pub struct Explain {
     pub name: String,
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub cache: SharedCache,
 }
 
 /// Open a shell where a step runs.

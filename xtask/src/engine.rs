@@ -36,6 +36,8 @@ pub struct Engine<'a> {
     pub total: Resources,
     /// Whether nothing begins after a failure.
     pub fail_fast: bool,
+    /// Told of each result that was made.
+    pub made: &'a (dyn Fn(&Record) + Sync),
     /// Checks that a component whose source has no `configure` can be bootstrapped here.
     pub bootstrap: &'a (dyn Fn(&str) -> anyhow::Result<Vec<preflight::Finding>> + Sync),
 }
@@ -164,6 +166,7 @@ impl<'a> Engine<'a> {
             (Job::Step(at), _) => work.run(at, urgent)?,
             (Job::Collect, _) => {
                 let record = work.collect()?;
+                (self.made)(&record);
                 lock(&self.results).insert(recipe.name.clone(), record);
             }
             (Job::Fetch | Job::Stage | Job::Archive, _) => {}

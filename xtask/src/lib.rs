@@ -28,8 +28,8 @@ mod preflight;
 mod progress;
 mod sandbox;
 mod schedule;
-#[allow(dead_code, unused_imports, reason = "hooked in by the next commit")]
 mod share;
+mod sharing;
 mod shell;
 mod stack;
 mod stage;

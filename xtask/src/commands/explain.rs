@@ -4,6 +4,8 @@ use super::Workshop;
 use crate::cli;
 use crate::error::Kind;
 use crate::plan::{Todo, Why};
+use crate::progress;
+use crate::sharing::Sharing;
 use crate::store::Store;
 
 /// Prints the explanation to standard output.
@@ -20,6 +22,12 @@ pub fn run(args: &cli::Explain) -> anyhow::Result<()> {
     match (&component.ready, &component.why) {
         (Some(record), _) => println!("{} is built, from exactly this: {}", args.name, store.path_of(record).display()),
         (None, why) => println!("{} has to be built: {}", args.name, why.as_deref().unwrap_or_default()),
+    }
+    if let Some(sharing) = Sharing::look_only(&args.cache, &workshop.ui)?
+        && let Some(found) = sharing.look(&plan).into_iter().flatten().next()
+    {
+        let size = progress::bytes(found.size());
+        println!("it is in the shared cache {} ({size}), from where the next run takes it", sharing.place());
     }
     let why = Why::asked(&store, recipe, &component.chain);
     for link in &component.chain.0 {

@@ -8,6 +8,7 @@ use crate::error::{Kind, WithKind as _};
 use crate::plan::{self, Job, Plan, Todo};
 use crate::preflight;
 use crate::schedule::Resources;
+use crate::sharing::Sharing;
 use crate::stack::Material;
 use crate::stack::lock::Source;
 use crate::stack::recipe::Recipe;
@@ -30,6 +31,7 @@ const ATTEMPTS: u32 = 5;
 pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
     let recipes = workshop.stack.select(&args.common.only)?;
+    let sharing = if args.skip_build { None } else { Sharing::open(&args.cache, args.network.offline, &workshop.ui)? };
     let lock = workshop.lock(!args.wait.no_wait)?;
     let store = Store::at(workshop.dirs.store());
     look_back(&workshop, &store, args.paranoid)?;
@@ -43,23 +45,15 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let name = stage::bundle_name(&workshop.stack, partial);
     let (dirs, formats) = (&workshop.dirs, args.formats.as_slice());
     let bundle = Bundle { stack: &workshop.stack, name, epoch: epoch?, formats, dirs, store: &store };
-    let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle };
-    let mut plan = first?;
-    if args.paranoid && package.verify(&recipes)? {
-        plan = workshop.planner(&store).plan(&recipes)?;
+    let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle, sharing: sharing.as_ref() };
+    let outcome = package.make(&recipes, first?);
+    if let Some(sharing) = &sharing {
+        sharing.finish();
     }
-    for _ in 0..ATTEMPTS {
-        if package.attempt(plan)? {
-            workshop.dirs.remove_stand_in();
-            package.tell_of_it();
-            return Ok(());
-        }
-        plan = workshop.planner(&store).plan(&recipes)?;
-    }
-    Err(Kind::Integrity.error(format!(
-        "what was just made in {} is found damaged again and again; is its disk broken?",
-        store.root().display()
-    )))
+    outcome?;
+    workshop.dirs.remove_stand_in();
+    package.tell_of_it();
+    Ok(())
 }
 
 /// After a run that was killed, and when told to be paranoid, nothing is believed any more that was not hashed.
@@ -96,9 +90,40 @@ struct Package<'a> {
     lock: &'a BuildLock,
     store: &'a Store,
     bundle: &'a Bundle<'a>,
+    sharing: Option<&'a Sharing>,
 }
 
-impl Package<'_> {
+impl<'a> Package<'a> {
+    /// Plans and works until all is done.
+    fn make(&self, recipes: &[&'a Recipe], first: Plan<'a>) -> anyhow::Result<()> {
+        let mut plan = first;
+        if self.args.paranoid && self.verify(recipes)? {
+            plan = self.workshop.planner(self.store).plan(recipes)?;
+        }
+        plan = self.bring(recipes, plan)?;
+        if let Some(sharing) = self.sharing {
+            sharing.offer_all(&plan, self.store);
+        }
+        for _ in 0..ATTEMPTS {
+            if self.attempt(plan)? {
+                return Ok(());
+            }
+            plan = self.bring(recipes, self.workshop.planner(self.store).plan(recipes)?)?;
+        }
+        Err(Kind::Integrity.error(format!(
+            "what was just made in {} is found damaged again and again; is its disk broken?",
+            self.store.root().display()
+        )))
+    }
+
+    /// Brings what the shared cache has of what is to be made.
+    fn bring(&self, recipes: &[&'a Recipe], plan: Plan<'a>) -> anyhow::Result<Plan<'a>> {
+        match self.sharing {
+            Some(sharing) if sharing.bring(&plan, self.store)? => self.workshop.planner(self.store).plan(recipes),
+            _ => Ok(plan),
+        }
+    }
+
     /// Tells of what was made.
     fn tell_of_it(&self) {
         let (ui, bundle) = (&self.workshop.ui, self.bundle);
@@ -290,12 +315,21 @@ impl Package<'_> {
             fetch: &fetch_options(workshop, &args.network),
             total: machine(args),
             fail_fast: args.fail_fast,
+            made: &|record| {
+                if let Some(sharing) = self.sharing {
+                    sharing.offer(record, self.store);
+                }
+            },
             bootstrap: &|name| {
                 let check = || workshop.preflight(building, &[name], args.install_missing);
                 if args.install_missing { self.lock.privately(check) } else { check() }
             },
         };
-        engine.run()
+        let outcome = engine.run();
+        if let Some(sharing) = self.sharing {
+            sharing.finish();
+        }
+        outcome
     }
 }
 

@@ -5,6 +5,9 @@ use crate::archive::Format;
 use crate::cli;
 use crate::engine;
 use crate::plan::{Component, Job, Node, Plan, Todo};
+use crate::progress;
+use crate::share::Found;
+use crate::sharing::Sharing;
 use crate::stage::{self, Bundle, Standing};
 use crate::store::Store;
 use std::collections::BTreeMap;
@@ -19,16 +22,18 @@ pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
     let recipes = workshop.stack.select(&args.common.only)?;
     let store = Store::at(workshop.dirs.store());
     let mut plan = workshop.planner(&store).plan(&recipes)?;
+    let shared = Sharing::look_only(&args.cache, &workshop.ui)?.map(|sharing| sharing.look(&plan));
+    let shared: Vec<_> = shared.unwrap_or_default().iter().map(|found| found.as_ref().map(Found::size)).collect();
     let name = stage::bundle_name(&workshop.stack, recipes.len() < workshop.stack.recipes.len());
     let epoch = super::package::bundle_epoch(&workshop)?;
     let bundle = Bundle { stack: &workshop.stack, name, epoch, formats: &[Format::Gz], dirs: &workshop.dirs, store: &store };
     add_bundle(&mut plan, &bundle)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&json(&plan, &bundle))?);
+        println!("{}", serde_json::to_string_pretty(&json(&plan, &shared, &bundle))?);
     } else if args.dot {
         print!("{}", dot(&plan, &bundle));
     } else {
-        print_tree(&plan, &bundle);
+        print_tree(&plan, &shared, &bundle);
     }
     Ok(())
 }
@@ -66,13 +71,17 @@ fn words(node: &Node) -> String {
     }
 }
 
-fn print_tree(plan: &Plan<'_>, bundle: &Bundle<'_>) {
+fn print_tree(plan: &Plan<'_>, shared: &[Option<u64>], bundle: &Bundle<'_>) {
     println!("{}", bundle.name);
     for (index, component) in plan.components.iter().enumerate() {
         println!("├─ {} {}, {}", component.recipe.name, component.version(), component.recipe.summary);
         match &component.why {
             None => println!("│  ready, from the store"),
             Some(why) => println!("│  to be built: {why}"),
+        }
+        if let Some(Some(size)) = shared.get(index) {
+            println!("│  └─ in the shared cache ({}): nothing of it is built", progress::bytes(*size));
+            continue;
         }
         if component.ready.is_some() {
             continue;
@@ -108,14 +117,15 @@ fn about(component: &Component<'_>, node: &Node) -> String {
 }
 
 /// The plan for programs, see docs/plan.md. `format` is raised when a reader of the old form would misunderstand the new one.
-fn json(plan: &Plan<'_>, bundle: &Bundle<'_>) -> serde_json::Value {
-    let component = |component: &Component<'_>| {
+fn json(plan: &Plan<'_>, shared: &[Option<u64>], bundle: &Bundle<'_>) -> serde_json::Value {
+    let component = |(at, component): (usize, &Component<'_>)| {
         serde_json::json!({
             "name": component.recipe.name,
             "version": component.version(),
             "source": component.recipe.source,
             "ready": component.ready.is_some(),
             "why": component.why,
+            "in-shared-cache": shared.get(at).copied().flatten(),
             "key": component.chain.key(),
             "depends": component.chain.0.iter().map(|link| serde_json::json!({ "node": link.node, "on": link.parts.0 })).collect::<Vec<_>>(),
         })
@@ -140,7 +150,7 @@ fn json(plan: &Plan<'_>, bundle: &Bundle<'_>) -> serde_json::Value {
     serde_json::json!({
         "format": 2,
         "bundle": bundle.name,
-        "components": plan.components.iter().map(component).collect::<Vec<_>>(),
+        "components": plan.components.iter().enumerate().map(component).collect::<Vec<_>>(),
         "nodes": plan.nodes.iter().enumerate().map(node).collect::<Vec<_>>(),
         "tree": bundle.tree(),
         "archive": bundle.archive(Format::Gz),

@@ -363,7 +363,7 @@ pub(super) fn pause(retry: &Retry, failures: u32) -> Duration {
 }
 
 /// An error with its causes, without what they repeat of each other.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in causes(error) {
         let cause = cause.to_string();

@@ -20,9 +20,9 @@ mod reach;
 mod store;
 mod unpinned;
 
-pub use unpinned::{Unhad, Unpinned};
 #[cfg(feature = "shared-cache")]
 pub use http::{USER_AGENT, chain, redirects, refuse_downgrade};
+pub use unpinned::{Unhad, Unpinned};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -200,6 +200,12 @@ impl Step {
         self.show("✓", note);
     }
 
+    /// Ends the step well, whose result was there already.
+    pub fn reused(mut self, note: &str) {
+        self.finish(StepResult::Cached, note);
+        self.show("✓", note);
+    }
+
     /// Ends the step badly; `note` stands behind its time. Shown even when the run is quiet.
     pub fn fail(mut self, note: &str) {
         self.finish(StepResult::Failed, note);

@@ -29,6 +29,11 @@ impl Found {
     pub fn size(&self) -> u64 {
         match *self {}
     }
+
+    /// Bytes of its stream.
+    pub fn bytes(&self) -> u64 {
+        match *self {}
+    }
 }
 
 /// A shared cache; there is none.
@@ -36,8 +41,8 @@ pub enum Share {}
 
 impl Share {
     /// None.
-    pub fn open(place: Place, _: Mode, _: impl Fn(&str) + Send + Sync + 'static) -> Option<Self> {
-        match place {}
+    pub fn open(place: &Place, _: Mode, _: impl Fn(&str) + Send + Sync + 'static) -> Option<Self> {
+        match *place {}
     }
 
     /// The place.

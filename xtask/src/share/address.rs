@@ -2,7 +2,7 @@
 
 use crate::error::Kind;
 use reqwest::Url;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Schemes of clouds; their names are those of `object_store`.
 const CLOUDS: [&str; 8] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"];
@@ -28,7 +28,7 @@ impl Place {
             if text.is_empty() || text.starts_with("file:") {
                 return Err(Kind::Usage.error(format!("{from} names no folder; {WAY_OUT}")));
             }
-            return absolute(text.into(), from);
+            return absolute(Path::new(text), from);
         }
         let url = Url::parse(text).map_err(|error| Kind::Usage.error(format!("{from} is no address: {error}; {WAY_OUT}")))?;
         if url.query().is_some() || url.fragment().is_some() {
@@ -46,7 +46,7 @@ impl Place {
         }
         match url.scheme() {
             "file" => match url.to_file_path() {
-                Ok(path) => absolute(path, from),
+                Ok(path) => absolute(&path, from),
                 Err(()) => Err(Kind::Usage.error(format!("{from} names no folder of this machine; {WAY_OUT}"))),
             },
             "http" | "https" => Ok(Self::Url(url)),
@@ -70,8 +70,8 @@ impl Place {
     }
 }
 
-fn absolute(path: PathBuf, from: &str) -> anyhow::Result<Place> {
-    std::path::absolute(&path)
+fn absolute(path: &Path, from: &str) -> anyhow::Result<Place> {
+    std::path::absolute(path)
         .map(Place::Folder)
         .map_err(|error| Kind::Usage.error(format!("{from} names no folder: {error}; {WAY_OUT}")))
 }

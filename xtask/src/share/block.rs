@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn bytes_come_out_as_they_went_in_and_a_lie_about_their_number_is_seen() {
-        for bytes in [b"x".to_vec(), vec![7; BLOCK], (0..BLOCK).map(|at| (at * at >> 7) as u8).collect()] {
+        for bytes in [b"x".to_vec(), vec![7; BLOCK], (0..BLOCK).map(|at| ((at * at) >> 7) as u8).collect()] {
             let (block, stored) = pack(&bytes).unwrap();
             assert_eq!(block.fault(), None);
             assert!(unpack(&block, &stored).unwrap() == bytes);

@@ -33,6 +33,11 @@ impl Found {
     pub fn size(&self) -> u64 {
         self.record.stored()
     }
+
+    /// Bytes of its stream.
+    pub fn bytes(&self) -> u64 {
+        self.record.size
+    }
 }
 
 /// A shared cache that is open.

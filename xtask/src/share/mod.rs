@@ -119,6 +119,15 @@ impl Choice {
     /// [`Kind::Usage`] when the place or the mode cannot be understood, or the flag asks for what this program was compiled
     /// without.
     pub fn make(flag: Option<&str>, mode: Option<Mode>, variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Self> {
+        Self::make_as(cfg!(feature = "shared-cache"), flag, mode, variable)
+    }
+
+    fn make_as(
+        capable: bool,
+        flag: Option<&str>,
+        mode: Option<Mode>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> anyhow::Result<Self> {
         let variable = |name: &str| -> anyhow::Result<Option<String>> {
             let Some(value) = variable(name).filter(|value| !value.is_empty()) else { return Ok(None) };
             let text = value.into_string().map_err(|_| Kind::Usage.error(format!("{name} is no text")))?;
@@ -134,7 +143,7 @@ impl Choice {
         if text == OFF {
             return Ok(Self::Off);
         }
-        if !cfg!(feature = "shared-cache") {
+        if !capable {
             let why = format!(
                 "{from} asks for a shared cache, which this program was compiled without; say `cargo xtask-shared` instead of \
                  `cargo xtask`"

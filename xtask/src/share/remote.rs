@@ -55,6 +55,8 @@ pub enum Trouble {
     Wrong(String),
     /// It may pass by itself, but did not.
     Failed(String),
+    /// Nobody could be connected to; that may pass within a moment, but not later in the run.
+    Unreachable(String),
     /// Asking again would only take more time: nobody answers, or says that we may not.
     Hopeless(String),
 }
@@ -64,7 +66,7 @@ impl Trouble {
     pub fn why(&self) -> &str {
         match self {
             Self::Missing => "is not there",
-            Self::Wrong(why) | Self::Failed(why) | Self::Hopeless(why) => why,
+            Self::Wrong(why) | Self::Failed(why) | Self::Unreachable(why) | Self::Hopeless(why) => why,
         }
     }
 }
@@ -198,8 +200,9 @@ impl Remote {
                 return Err(Trouble::Hopeless(format!("is too slow (not done within {} s)", patience.as_secs_f32())));
             };
             match outcome {
-                Err(Trouble::Failed(_)) if tries < ATTEMPTS => {}
+                Err(Trouble::Failed(_) | Trouble::Unreachable(_)) if tries < ATTEMPTS => {}
                 Err(Trouble::Failed(why)) => return Err(Trouble::Failed(format!("{why} (tried {tries} times)"))),
+                Err(Trouble::Unreachable(why)) => return Err(Trouble::Hopeless(format!("{why} (tried {tries} times)"))),
                 other => return other,
             }
             sleep(self.patience.pause * (tries * 2 - 1)).await;
@@ -221,23 +224,36 @@ fn sort(error: &Error) -> Trouble {
             let why = brief(other);
             // Of the request's own faults only these pass; that somebody else makes the same folder just now is one (405, 409).
             let passes = ["HTTP 405", "HTTP 408", "HTTP 409", "HTTP 425", "HTTP 429"].iter().any(|code| why.starts_with(code));
-            if why.starts_with("HTTP 4") && !passes { Trouble::Hopeless(why) } else { Trouble::Failed(why) }
+            match web_error(other) {
+                Some(error) if error.is_connect() => Trouble::Unreachable(why),
+                None if why.starts_with("HTTP 4") && !passes => Trouble::Hopeless(why),
+                _ => Trouble::Failed(why),
+            }
         }
     }
+}
+
+/// The web client's error at the bottom of another.
+fn web_error(error: &Error) -> Option<&reqwest::Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(one) = cause {
+        if let Some(found) = one.downcast_ref() {
+            return Some(found);
+        }
+        cause = one.source();
+    }
+    None
 }
 
 /// An error for people: what is at its bottom, in one line, without addresses.
 pub fn brief(error: &Error) -> String {
     const STATUS: &str = "Server returned non-2xx status code: ";
+    if let Some(error) = web_error(error) {
+        return crate::fetch::chain(error);
+    }
     let mut cause: &(dyn std::error::Error + 'static) = error;
-    loop {
-        if let Some(error) = cause.downcast_ref::<reqwest::Error>() {
-            return crate::fetch::chain(error);
-        }
-        match cause.source() {
-            Some(next) => cause = next,
-            None => break,
-        }
+    while let Some(next) = cause.source() {
+        cause = next;
     }
     let text = cause.to_string();
     let Some(rest) = text.strip_prefix(STATUS) else { return one_line(&text) };

@@ -22,8 +22,10 @@ pub struct Job {
     /// What it is called there.
     pub name: Name,
     /// Writes its stream.
-    pub write: Box<dyn FnOnce(&mut dyn Write) -> anyhow::Result<()> + Send>,
+    pub write: Box<Writes>,
 }
+
+type Writes = dyn FnOnce(&mut dyn Write) -> anyhow::Result<()> + Send;
 
 /// Results that wait to be put there. A waiting one takes no memory: its stream is written when its turn comes.
 pub struct Queue {

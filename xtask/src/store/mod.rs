@@ -23,7 +23,6 @@ mod garbage;
 mod object;
 mod record;
 mod scan;
-#[cfg_attr(not(test), expect(dead_code, reason = "a cache that is shared is its user"))]
 mod transfer;
 mod working;
 

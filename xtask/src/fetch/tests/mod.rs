@@ -1,6 +1,7 @@
 //! Fetching from real servers that misbehave, from folders, and through proxies.
 
 mod environment;
+#[cfg_attr(not(feature = "shared-cache"), allow(dead_code, reason = "some of it serves the tests of the shared cache only"))]
 pub(crate) mod server;
 
 use super::*;

@@ -1,4 +1,5 @@
 //! Servers that refuse, fail, lie, stall and die: the worst they can do is to be warned of.
+#![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
 
 use super::web::Web;
 use super::*;

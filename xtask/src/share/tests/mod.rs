@@ -1,4 +1,5 @@
 //! The shared cache against folders and against a web server that misbehaves.
+#![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
 
 mod faults;
 mod web;
@@ -251,6 +252,17 @@ fn flags_come_before_the_environment_and_mistakes_are_named() {
     let error = choose(None, None, "ftp://x", "").unwrap_err();
     assert!(error.to_string().contains("DKUMONITOR_CACHE: ftp://"), "{error}");
     assert_eq!(crate::error::kind_of(&error), crate::error::Kind::Usage);
+}
+
+#[test]
+fn without_the_feature_the_flag_is_a_mistake_and_the_variable_a_warning() {
+    let make = |flag, place: &'static str| Choice::make_as(false, flag, None, move |_| Some(place.into()));
+    let error = make(Some("/x"), "").unwrap_err();
+    assert!(error.to_string().contains("--cache") && error.to_string().contains("cargo xtask-shared"), "{error}");
+    assert_eq!(crate::error::kind_of(&error), crate::error::Kind::Usage);
+    assert!(matches!(make(None, "/x").unwrap(), Choice::Ignored(why) if why.contains("DKUMONITOR_CACHE asks")));
+    assert!(matches!(make(Some("off"), "/x").unwrap(), Choice::Off));
+    assert!(matches!(make(None, "").unwrap(), Choice::Off));
 }
 
 /// For kinds of place that no test can bring along: `DKUMONITOR_CACHE=gs://… cargo test … -- --ignored a_place_of_your_own`.

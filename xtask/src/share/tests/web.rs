@@ -1,4 +1,5 @@
 //! A web folder in memory, with faults on command.
+#![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
 
 use crate::fetch::tests::server::{Answer, Request, Server};
 use crate::share::Place;
