@@ -66,7 +66,7 @@ pub fn ask(home: &Home, stream: UnixStream, request: &Request, waiting: &Waiting
                 watch.clear();
                 bail!("the supervisor gave an answer of another kind");
             }
-            Heard::Nothing if Instant::now() < watch.until => watch.draw(),
+            Heard::Nothing if !watch.is_over() => watch.draw(),
             Heard::Nothing => return Err(watch.give_up(exit::TIME_OVER, &format!("not done after {}", span(limit)))),
             Heard::Interrupted => return Err(watch.give_up(exit::INTERRUPTED, "interrupted")),
         }
@@ -85,7 +85,7 @@ pub fn ask(home: &Home, stream: UnixStream, request: &Request, waiting: &Waiting
 }
 
 /// What is known of the services while they are waited for.
-struct Watch<'a> {
+pub struct Watch<'a> {
     request: &'a Request,
     begin: Instant,
     until: Instant,
@@ -97,17 +97,27 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(request: &'a Request, limit: Duration, output: Output) -> Self {
+    /// Watches what a request leads to, for so long.
+    #[must_use]
+    pub fn new(request: &'a Request, limit: Duration, output: Output) -> Self {
         let begin = Instant::now();
         let live = request.wait && std::io::stderr().is_terminal();
         Self { request, begin, until: begin + limit, json: output.json, live, drawn: false, last: BTreeMap::new() }
     }
 
-    fn next_look(&self) -> Instant {
+    /// Until when to listen before [`Watch::draw`].
+    #[must_use]
+    pub fn next_look(&self) -> Instant {
         if self.live { self.until.min(Instant::now() + TICK) } else { self.until }
     }
 
-    fn told(&mut self, service: &Status) {
+    /// What a service is before anything happens.
+    pub fn knows(&mut self, service: &Status) {
+        self.last.insert(service.name.clone(), service.clone());
+    }
+
+    /// Shows a change.
+    pub fn told(&mut self, service: &Status) {
         self.clear();
         if !self.json {
             println!("{}", line(service));
@@ -138,7 +148,14 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn draw(&mut self) {
+    /// Whether the time is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    /// Says what is waited for, where somebody looks.
+    pub fn draw(&mut self) {
         // What is over in a moment needs no words.
         if !self.live || self.begin.elapsed() < TICK {
             return;
@@ -151,14 +168,16 @@ impl<'a> Watch<'a> {
         self.drawn = true;
     }
 
-    fn clear(&mut self) {
+    /// Takes that line away.
+    pub fn clear(&mut self) {
         if std::mem::take(&mut self.drawn) {
             eprint!("\r\x1b[K");
             let _ = std::io::stderr().flush();
         }
     }
 
-    fn give_up(&mut self, status: u8, why: &str) -> anyhow::Error {
+    /// The error for an end before the end.
+    pub fn give_up(&mut self, status: u8, why: &str) -> anyhow::Error {
         self.clear();
         let words = self.pending_words();
         exit::ending(

@@ -16,6 +16,7 @@ use crate::cli::dkm::Named1;
 use crate::control::client::{Conversation, Heard};
 use crate::control::{Reply, Request, Verb, client};
 use crate::home::Home;
+use crate::supervise::logs::stamp;
 
 /// Follows a service until Ctrl-C or its end.
 ///
@@ -24,6 +25,8 @@ use crate::home::Home;
 pub fn run(home: &Home, options: &Named1) -> Result<ExitCode> {
     let name = Known::at_least(home).need_one(&options.service)?;
     let stream = client::connect(home)?.ok_or_else(|| no_supervisor(home))?;
+    // What is remembered of the time before is not told.
+    let begin = stamp::now();
     let mut log = Followed::from_end(&name, &home.log(&name));
     let (_, services) = look(home, false)?;
     let state = services.iter().find(|service| service.name == name).map_or("unknown", |service| service.state.as_str());
@@ -37,8 +40,6 @@ pub fn run(home: &Home, options: &Named1) -> Result<ExitCode> {
     eprintln!("==> {name} ({state}); Ctrl-C leaves it running <==");
     let request = Request { follow: true, ..Request::new(Verb::Events, std::slice::from_ref(&name)) };
     let mut conversation = Conversation::begin(stream, &request)?;
-    // What is remembered is of the past; what comes after it is told.
-    let mut past = true;
     let mut ended = false;
     loop {
         for (_, line) in log.lines() {
@@ -54,12 +55,12 @@ pub fn run(home: &Home, options: &Named1) -> Result<ExitCode> {
                 eprintln!("{name} runs on");
                 return Ok(ExitCode::from(exit::INTERRUPTED));
             }
-            Heard::Reply(Reply::Event { .. }) if past => {}
+            Heard::Reply(Reply::Event { event }) if event.at < begin => {}
             Heard::Reply(Reply::Event { event }) => {
                 eprintln!("==> {} <==", events::line(&event));
                 ended = event.state.is_some_and(|state| matches!(state.as_str(), "stopped" | "exited" | "broken"));
             }
-            Heard::Reply(Reply::Done { .. }) => past = false,
+            Heard::Reply(Reply::Done { .. }) => {}
             Heard::Reply(_) => bail!("the supervisor gave an answer of another kind"),
         }
     }

@@ -50,8 +50,9 @@ pub fn show(services: &[Status], json: bool) -> Result<()> {
 pub fn code(services: &[Status]) -> u8 {
     let of = |service: &Status| match service.state.as_str() {
         "running" => GOOD,
-        "backing-off" => FAILED,
-        "stopped" => STOPPED,
+        "backing-off" | "broken" => FAILED,
+        "exited" if service.failed => FAILED,
+        "stopped" | "exited" => STOPPED,
         _ => UNDERWAY,
     };
     let codes: Vec<u8> = services.iter().map(of).collect();
@@ -85,6 +86,15 @@ pub fn note(service: &Status) -> String {
     }
     if service.restarts > 0 {
         parts.push(format!("{} restart{}", service.restarts, if service.restarts == 1 { "" } else { "s" }));
+    }
+    if let Some(ill) = &service.ill {
+        parts.push(format!("not well: {}", harmless_line(ill.as_bytes())));
+    }
+    if let Some(says) = &service.says {
+        parts.push(format!("says: {}", harmless_line(says.as_bytes())));
+    }
+    if service.definition.is_some() {
+        parts.push("its definition has changed (`dkm update` applies it)".to_owned());
     }
     if service.adopted {
         parts.push("adopted".to_owned());

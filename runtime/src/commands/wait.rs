@@ -1,10 +1,11 @@
 //! `dkm wait`.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use super::act::Watch;
 use super::exit::{TIME_OVER, UNKNOWN, ending};
 use super::names::Known;
 use super::{act, exit, interrupt, look, status};
@@ -31,31 +32,30 @@ pub fn run(home: &Home, options: &Wait) -> Result<ExitCode> {
         Some(span) => span.0,
         None => act::patience(&home.services().unwrap_or_default(), Verb::Restart),
     };
-    let until = Instant::now() + limit;
-    let over = |services: &[Status]| {
-        let names: Vec<String> = services
-            .iter()
-            .filter(|service| service.state != "running")
-            .map(|service| format!("{} ({})", service.name, service.state))
-            .collect();
-        ending(TIME_OVER, format!("not there after {}: {}", span(limit), names.join(", ")))
+    let request = Request {
+        wait: true,
+        until: if options.ready { Until::Ready } else { Until::Settled },
+        timeout_ms: u64::try_from(limit.as_millis()).ok(),
+        ..Request::new(Verb::Wait, &found.names)
     };
+    let mut watch = Watch::new(&request, limit, options.output);
     loop {
-        let services = match ask(home, options, &found.names, until)? {
-            Some(services) => services,
-            None => look(home, false)?.1.into_iter().filter(|service| found.names.contains(&service.name)).collect(),
-        };
+        let mut services = look(home, false)?.1;
+        services.retain(|service| found.names.contains(&service.name));
+        services.iter().for_each(|service| watch.knows(service));
         let code = status::code(&services);
         let arrived = if options.ready { code == exit::GOOD } else { !services.iter().any(under_way) };
         if arrived {
+            watch.clear();
             status::show(&services, options.output.json)?;
             return Ok(ExitCode::from(code));
         }
-        if Instant::now() >= until {
-            return Err(over(&services));
+        if watch.is_over() {
+            return Err(watch.give_up(TIME_OVER, &format!("not there after {}", span(limit))));
         }
-        if interrupt::sleep(LOOK) {
-            return Err(ending(exit::INTERRUPTED, "interrupted"));
+        // Without a supervisor one may come.
+        if !ask(home, &request, &mut watch)? && interrupt::sleep(LOOK) {
+            return Err(watch.give_up(exit::INTERRUPTED, "interrupted"));
         }
     }
 }
@@ -64,23 +64,19 @@ fn under_way(service: &Status) -> bool {
     matches!(service.state.as_str(), "waiting" | "starting" | "stopping")
 }
 
-/// Lets the living supervisor wait; none when there is none, or when it went away meanwhile.
-fn ask(home: &Home, options: &Wait, names: &[String], until: Instant) -> Result<Option<Vec<Status>>> {
-    let Some(stream) = client::connect(home)? else { return Ok(None) };
-    let request = Request {
-        wait: true,
-        until: if options.ready { Until::Ready } else { Until::Settled },
-        ..Request::new(Verb::Wait, names)
-    };
-    let mut conversation = Conversation::begin(stream, &request)?;
+/// Lets the living supervisor wait; whether it has, or the time is over. There may be none, or it may go away meanwhile.
+fn ask(home: &Home, request: &Request, watch: &mut Watch) -> Result<bool> {
+    let Some(stream) = client::connect(home)? else { return Ok(false) };
+    let mut conversation = Conversation::begin(stream, request)?;
     loop {
-        match conversation.listen(Some(until)) {
-            Ok(Heard::Reply(Reply::Done { services, .. })) => return Ok(Some(services)),
-            Ok(Heard::Reply(Reply::Progress { .. })) => {}
+        match conversation.listen(Some(watch.next_look())) {
+            Ok(Heard::Reply(Reply::Done { .. })) => return Ok(true),
+            Ok(Heard::Reply(Reply::Progress { service })) => watch.told(&service),
             Ok(Heard::Reply(_)) => bail!("the supervisor gave an answer of another kind"),
-            Ok(Heard::Nothing) => return Ok(None),
-            Ok(Heard::Interrupted) => return Err(ending(exit::INTERRUPTED, "interrupted")),
-            Err(_) if client::connect(home)?.is_none() => return Ok(None),
+            Ok(Heard::Nothing) if watch.is_over() => return Ok(true),
+            Ok(Heard::Nothing) => watch.draw(),
+            Ok(Heard::Interrupted) => return Err(watch.give_up(exit::INTERRUPTED, "interrupted")),
+            Err(_) if client::connect(home)?.is_none() => return Ok(false),
             Err(error) => return Err(error),
         }
     }
