@@ -88,6 +88,8 @@ impl Monitor {
     fn dkm(&self, args: &[&str]) -> Outcome {
         // Like an operator's shell after a login: nothing of cargo's environment.
         let mut command = Command::new(self.data.join("bin/dkm"));
+        // CI is often root.
+        command.env("DKM_ALLOW_ROOT", "1");
         command.args(args).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
         Outcome::of(&command.output().unwrap())
     }
@@ -132,7 +134,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        let _ = Command::new(self.data.join("bin/dkm")).arg("shutdown").output();
+        let _ = Command::new(self.data.join("bin/dkm")).env("DKM_ALLOW_ROOT", "1").arg("shutdown").output();
     }
 }
 
@@ -162,7 +164,7 @@ fn a_fresh_archive_becomes_a_monitor_that_takes_metrics_and_answers_queries() {
     for folder in ["conf", "bin", "storage", "run", "static"] {
         assert!(monitor.data.join(folder).is_dir(), "{folder} is not there");
     }
-    assert!(fs::read_link(monitor.data.join("static")).unwrap().starts_with(&bundle.root));
+    assert!(monitor.data.join("static").canonicalize().unwrap().starts_with(bundle.root.canonicalize().unwrap()));
     monitor.dkm(&["start"]).good();
     let states = monitor.states();
     let names: Vec<_> = states.iter().map(|(name, ..)| name.as_str()).collect();

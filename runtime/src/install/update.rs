@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -37,6 +38,7 @@ const LOCK: &str = "run/update.lock";
 pub fn update(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Result<ExitCode> {
     let home = Home::open(&arguments.data)?;
     let root = home.root();
+    refuse_others(root)?;
     let _lock = lock(root)?;
     finish_earlier(root)?;
     let record = Record::read(root)?;
@@ -66,6 +68,7 @@ pub fn update(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Resu
 pub fn rollback(arguments: &Installer) -> Result<ExitCode> {
     let home = Home::open(&arguments.data)?;
     let root = home.root();
+    refuse_others(root)?;
     let _lock = lock(root)?;
     finish_earlier(root)?;
     let record = Record::read(root)?;
@@ -130,6 +133,16 @@ fn carry_out(
     Ok(if started { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What somebody else made in a data folder its owner could not change any more; above all root has to become that owner first.
+fn refuse_others(root: &Path) -> Result<()> {
+    let owner = std::fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?.uid();
+    let me = nix::unistd::geteuid().as_raw();
+    if owner != me {
+        bail!("cannot change {}: it belongs to user {owner}, and this is user {me}; do it as its owner", root.display());
+    }
+    Ok(())
+}
+
 /// One at a time. The lock ends with this process.
 fn lock(root: &Path) -> Result<File> {
     let path = root.join(LOCK);
@@ -185,6 +198,8 @@ fn running(root: &Path, record: &Record) -> Result<Vec<String>> {
 fn dkm(bundle: &Path, root: &Path, words: &[&str]) -> Result<bool> {
     let program = bundle.join("bin/dkm");
     let mut command = Command::new(&program);
+    // Whoever owns the folder is meant to run its services, be it root.
+    command.env(crate::commands::root::VARIABLE, "1");
     command.arg("--home").arg(root).args(words).stdin(Stdio::null()).stdout(std::io::stderr());
     let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
     Ok(status.success())
