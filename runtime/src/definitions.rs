@@ -363,6 +363,13 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_example_is_good_and_not_enabled() {
+        let all = read_all(&[("telegraf.toml", include_str!("../assets/services/telegraf.toml"))]);
+        assert_eq!(all.faults, []);
+        assert!(!all.services[0].enabled);
+    }
+
+    #[test]
     fn what_is_missing_is_told() {
         let found = faults(&[("a.toml", "summary = \"x\"\n")]);
         assert!(found[0].contains("missing field `command`"), "{found:?}");
