@@ -334,6 +334,13 @@ impl Bench {
         out
     }
 
+    /// The keeper of the logs, once it is at work.
+    #[cfg(target_os = "linux")]
+    pub fn keeper(&self) -> Option<i32> {
+        let pid = fs::read_to_string(self.data().join("run/keeper.lock")).ok()?.trim().parse().ok()?;
+        self.helpers("@keep").contains(&pid).then_some(pid)
+    }
+
     /// The launcher's own processes of one kind, `@keep` or `@compress`.
     #[cfg(target_os = "linux")]
     pub fn helpers(&self, word: &str) -> Vec<i32> {

@@ -309,7 +309,7 @@ fn nothing_is_lost_when_the_service_dies_after_the_supervisor() {
         let bench = Bench::installed(&services);
         let steps = || fs::read_to_string(bench.data().join("steps")).map_or(0, |all| all.lines().count());
         bench.good(&["start", "counter"]);
-        until("it to be ready, with a keeper", || steps() > 0 && bench.helpers("@keep").len() == 1);
+        until("it to be ready, with a keeper", || steps() > 0 && bench.keeper().is_some());
         let (supervisor, service, keeper) = (bench.pid(""), bench.pid("counter"), bench.helpers("@keep")[0]);
         let mut go = stepper(&bench);
         send(supervisor, Signal::SIGKILL);

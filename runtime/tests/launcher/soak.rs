@@ -57,7 +57,7 @@ fn meddle(bench: &Bench, random: &mut Random, names: &[&str]) {
         9 => run(&["start"]),
         10..12 => run(&["status"]),
         12 => run(&["tail", name]),
-        13 => bench.supervisors().iter().for_each(|&pid| send(pid, Signal::SIGKILL)),
+        13 if bench.keeper().is_some() => bench.supervisors().iter().for_each(|&pid| send(pid, Signal::SIGKILL)),
         14 => bench.helpers("@compress").iter().for_each(|&pid| send(pid, Signal::SIGKILL)),
         15 => bench.supervisors().iter().for_each(|&pid| send(pid, Signal::SIGUSR1)),
         16 => _ = fs::remove_file(bench.data().join("run/dkm.sock")),

@@ -174,6 +174,7 @@ pub fn run(root: &OsStr) -> Result<()> {
         os::catch_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).context("cannot prepare for signals")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let home = Home::open(Path::new(root))?;
+    let master = child::holder(&home.supervisor_lock());
     let mut held = hold(&home);
     let lock = loop {
         if let Some(lock) = child::lock(&home.run().join(LOCK))? {
@@ -209,13 +210,25 @@ pub fn run(root: &OsStr) -> Result<()> {
             break;
         }
     }
-    if child::holder(&home.supervisor_lock()).is_some() {
+    if !is_alone(&home, master) {
         // The next one is there already, and has opened the FIFOs itself.
         return Ok(());
     }
     let result = stand_in(&home, held, &signals);
     drop(lock);
     result
+}
+
+/// Whether no supervisor lives. One that is about to die closes its end of the pipe a little before it lets go of its lock.
+fn is_alone(home: &Home, master: Option<i32>) -> bool {
+    let begin = Instant::now();
+    loop {
+        match child::holder(&home.supervisor_lock()) {
+            None => return true,
+            dying if dying == master && begin.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+            Some(_) => return false,
+        }
+    }
 }
 
 enum Told {
