@@ -75,7 +75,7 @@ pub enum Verb {
     /// Stop services whose definitions are gone, and forget them
     #[command(after_help = ACTED)]
     Remove(ActNamed),
-    /// Send a signal to the processes of services
+    /// Send a signal to the first processes of services
     ///
     /// Ends with 7 when one of them does not run.
     Signal(Signal),
@@ -124,7 +124,7 @@ pub enum Verb {
     /// The service runs on after that. It has no standard input, so that nothing can be typed to it. Ends with 7 when it does not
     /// run, or is stopped.
     Fg(Named1),
-    /// Run a service's command here, in the foreground, without supervision; without a name the supervisor itself
+    /// Run a service's command here, in the foreground, without supervision; without a name the supervisor, and all services
     ///
     /// With its environment, folder and limits, its output on this terminal: to find out why it does not start. Refuses while the
     /// service runs.
@@ -159,8 +159,12 @@ pub enum Verb {
     },
     /// Run the supervisor itself, in the foreground
     ///
-    /// The other commands start it by themselves when they need it.
-    Supervisor,
+    /// The other commands start it by themselves when they need it. It starts no service by itself, unless told.
+    Supervisor {
+        /// Start every enabled service first, as a boot service or a container wants it
+        #[arg(long)]
+        start: bool,
+    },
 }
 
 /// The arguments with `-100` after a verb written as `--lines=100`, as tail(1) and supervisorctl have it.

@@ -1,7 +1,6 @@
 //! `dkm check`.
 
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -53,13 +52,17 @@ fn check(home: &Home, service: &Service) -> Finding {
     if let Err(error) = probe::check(service) {
         return finding(false, format!("{error:#}"), String::new());
     }
-    let Some((program, arguments)) = service.check.split_first() else {
+    let Some(program) = service.check.first() else {
         return finding(true, "the definition is good; the service has no check of its own".to_owned(), String::new());
     };
-    let folder = service.directory.as_ref().map_or(home.root(), Path::new);
-    let run =
-        Command::new(program).args(arguments).envs(&service.environment).current_dir(folder).stdin(Stdio::null()).output();
-    match run {
+    // In the surroundings that the service has.
+    let check = Service { command: service.check.clone(), ..service.clone() };
+    let command = child::command(home, &check).and_then(|mut command| child::restrict(&mut command, &check).map(|()| command));
+    let mut command = match command {
+        Ok(command) => command,
+        Err(error) => return finding(false, format!("{error:#}"), String::new()),
+    };
+    match command.stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => finding(true, "good".to_owned(), String::new()),
         Ok(output) => {
             let printed = harmless(&output.stdout) + &harmless(&output.stderr);

@@ -56,7 +56,9 @@ pub mod when;
 /// Whatever the verb could not do, in words.
 pub fn run(arguments: &Dkm, called_as: &OsStr) -> Result<ExitCode> {
     // A supervisor writes to pipes of its services.
-    if !matches!(arguments.verb, Some(Verb::Supervisor)) {
+    let is_one =
+        |verb: &Verb| matches!(verb, Verb::Supervisor { .. }) || matches!(verb, Verb::Run(run) if run.service.is_none());
+    if !arguments.verb.as_ref().is_some_and(is_one) {
         os::terminal::end_with_the_reader();
     }
     match &arguments.verb {
@@ -117,7 +119,8 @@ fn act(home: &Home, verb: &Verb) -> Result<ExitCode> {
         #[cfg(feature = "terminal")]
         Verb::Shell => shell::run(home),
         Verb::Check(options) => check::run(home, options),
-        Verb::Supervisor => supervise::run(home.clone()).map(|()| ExitCode::SUCCESS),
+        Verb::Supervisor { start: false } => supervise::run(home.clone()).map(|()| ExitCode::SUCCESS),
+        Verb::Supervisor { start: true } => supervise::run_all(home.clone()).map(|()| ExitCode::SUCCESS),
         // Neither needs a data folder: `run` has answered them.
         Verb::Completions { .. } | Verb::Complete { .. } => Ok(ExitCode::SUCCESS),
     }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::clock::utc;
+use crate::supervise::logs::stamp;
 
 /// A length of time: `90`, `1.5s`, `500ms`, `5min`, `2h`, `3d`, `1h30m`. A number alone is seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,35 +77,20 @@ impl Since {
     }
 }
 
-/// Milliseconds since 1970 of a date and a time in UTC.
+/// Milliseconds since 1970 of a date and a time in UTC, written with or without leading zeros.
 fn moment(date: &str, time: &str) -> Option<u64> {
-    let numbers = |text: &str, by: char| text.split(by).map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>();
+    let numbers = |text: &str, by: char| text.split(by).map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
     let [year, month, day] = numbers(date, '-')?[..] else { return None };
-    let time = time.strip_suffix('Z').unwrap_or(time);
-    let (time, fraction) = time.split_once('.').unwrap_or((time, ""));
+    let (time, fraction) = time.strip_suffix('Z').unwrap_or(time).split_once('.').unwrap_or((time.trim_end_matches('Z'), "0"));
     let (hour, minute, second) = match numbers(time, ':')?[..] {
         [hour, minute] => (hour, minute, 0),
         [hour, minute, second] => (hour, minute, second),
         _ => return None,
     };
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let longest = match month {
-        2 if leap => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1970..3_000).contains(&year) || !(1..=longest).contains(&day) || hour > 24 || minute > 59 || second > 60 {
-        return None;
-    }
-    let millis = if fraction.is_empty() { 0.0 } else { format!("0.{fraction}").parse::<f64>().ok()? * 1_000.0 };
-    // Years that begin in March, as in `clock::utc`.
-    let shifted = if month > 2 { month - 3 } else { month + 9 };
-    let year = if month > 2 { year } else { year - 1 };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * shifted + 2) / 5 + day - 1 - 719_468;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1000")]
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + millis as u64)
+    let millis: String = fraction.chars().chain("00".chars()).take(3).collect();
+    let ms = stamp::parse(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis}Z").as_bytes())?;
+    // The 30th of February is a day in March.
+    utc(ms / 1_000).starts_with(&format!("{year:04}-{month:02}-{day:02}")).then_some(ms)
 }
 
 #[cfg(test)]

@@ -98,6 +98,8 @@ fn every_end_has_its_number_with_a_supervisor() {
             (&["status", "good", "slow"], 150),
             (&["status", "good", "slow", "rest"], 3),
             (&["status", "good", "slow", "rest", "bad"], 1),
+            (&["wait", "good"], 0),
+            (&["wait", "slow", "--timeout", "50ms"], 124),
             (&["pid", "good"], 0),
             (&["pid", "all"], 3),
             (&["fg", "rest"], 7),
@@ -154,6 +156,7 @@ fn whatever_can_be_read_can_be_read_as_json() {
     assert_eq!(json_of(&bench.dkm(&["avail", "--json", "good"]))[0]["definition"], "in use");
     assert_eq!(json_of(&bench.dkm(&["version", "--json"]))["supervisor"]["pid"], json!(bench.pid("")));
     assert_eq!(json_of(&bench.dkm(&["check", "--json", "good"]))[0]["good"], json!(true));
+    assert_eq!(json_of(&bench.dkm(&["wait", "--json", "good"]))[0]["name"], "good");
     assert_eq!(json_of(&bench.dkm(&["stop", "--json", "good"]))["problems"], json!([]));
     bench.dkm(&["start", "bad"]);
     let lines = bench.good(&["logs", "--json", "-n", "1", "bad"]);
@@ -341,6 +344,19 @@ fn ctrl_c_ends_the_waiting_and_not_what_is_waited_for() {
     fs::write(bench.data().join("go"), "x\n").unwrap();
     until("it to come up by itself", || bench.log("slow") == "up\n");
     assert_eq!(bench.state("slow"), "starting");
+}
+
+#[test]
+fn wait_ends_when_the_service_has_arrived() {
+    let bench = with(&[shell("good", "exec sleep 1000")]);
+    // Even a supervisor that is not there yet is waited for.
+    let mut wait = bench.command(&["wait", "--ready", "--timeout", "20"]).stdout(Stdio::piped()).spawn().unwrap();
+    bench.good(&["start", "--no-wait"]);
+    assert_eq!(wait.wait().unwrap().code(), Some(0));
+    assert_eq!(bench.state("good"), "running");
+    bench.good(&["stop", "--no-wait"]);
+    assert_eq!(code(&bench.dkm(&["wait"])), 3);
+    assert_eq!(bench.state("good"), "stopped");
 }
 
 #[test]

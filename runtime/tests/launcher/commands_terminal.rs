@@ -147,6 +147,11 @@ fn top_shows_what_runs_and_does_what_it_is_told() {
     until("it to run", || bench.state("carbonapi") == "running");
     terminal.on("2 of 2 run", "ry");
     until("another process", || bench.pid("carbonapi").to_string() != pid && bench.state("carbonapi") == "running");
+    // What it uses is measured.
+    until("a share of a processor", || {
+        row(&terminal, "go-carbon").split_whitespace().nth(3).is_some_and(|share| share.parse::<f64>().is_ok())
+    });
+    until("memory", || row(&terminal, "go-carbon").contains(" MB") || row(&terminal, "go-carbon").contains(" kB"));
     terminal.on("2 of 2 run", "q");
     let (status, screen) = terminal.end();
     assert!(status.success());
@@ -165,4 +170,17 @@ fn a_line_says_what_is_waited_for() {
     assert_eq!(status.code(), Some(130));
     let lines: Vec<&str> = screen.lines().collect();
     assert!(lines[1].starts_with("dkm: interrupted, waiting for slow"), "the line is gone: {screen}");
+}
+
+#[test]
+fn wait_says_what_for() {
+    let mut slow = shell("slow", "exec sleep 1000");
+    slow["probes"] = json!([{"tcp": "127.0.0.1:1"}]);
+    let bench = with(&[slow]);
+    bench.good(&["start", "--no-wait"]);
+    let terminal = Terminal::start(&bench, &["wait"]);
+    terminal.shows(" for slow (starting");
+    send(i32::try_from(terminal.child.id()).unwrap(), Signal::SIGINT);
+    let (status, screen) = terminal.end();
+    assert_eq!(status.code(), Some(130), "{screen}");
 }

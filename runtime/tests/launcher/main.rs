@@ -8,6 +8,7 @@ mod bench;
 #[cfg(target_os = "linux")]
 mod chaos;
 mod commands;
+mod commands_asked;
 mod commands_terminal;
 mod control;
 mod definitions;
