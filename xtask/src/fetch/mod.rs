@@ -15,13 +15,11 @@
 
 mod account;
 mod evidence;
-mod http;
+pub mod http;
 mod reach;
 mod store;
 mod unpinned;
 
-#[cfg(feature = "shared-cache")]
-pub use http::{USER_AGENT, chain, redirects, refuse_downgrade};
 pub use unpinned::{Unhad, Unpinned};
 
 #[cfg(test)]

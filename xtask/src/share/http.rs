@@ -1,7 +1,7 @@
 //! The web client of the shared cache: that of fetching in its manners, lent to `object_store`, which would otherwise bring
 //! one with a TLS of its own.
 
-use crate::fetch;
+use crate::fetch::http as manners;
 use async_trait::async_trait;
 use base64::Engine as _;
 use bytes::Bytes;
@@ -55,9 +55,9 @@ impl HttpConnector for Connector {
         // Fails only when a provider is there already, which is as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
-            .user_agent(fetch::USER_AGENT)
+            .user_agent(manners::USER_AGENT)
             .connect_timeout(self.connect)
-            .redirect(fetch::redirects(fetch::refuse_downgrade))
+            .redirect(manners::redirects(manners::refuse_downgrade))
             .https_only(!plain)
             .build()
             .map_err(|error| object_store::Error::Generic { store: "HTTP", source: Box::new(error) })?;

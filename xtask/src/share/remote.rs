@@ -249,7 +249,7 @@ fn web_error(error: &Error) -> Option<&reqwest::Error> {
 pub fn brief(error: &Error) -> String {
     const STATUS: &str = "Server returned non-2xx status code: ";
     if let Some(error) = web_error(error) {
-        return crate::fetch::chain(error);
+        return crate::fetch::http::chain(error);
     }
     let mut cause: &(dyn std::error::Error + 'static) = error;
     while let Some(next) = cause.source() {
