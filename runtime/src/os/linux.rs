@@ -1,11 +1,14 @@
 //! Linux: /proc, pidfds, subreaper.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -165,6 +168,18 @@ impl Stat {
         let pages = number(1)?;
         Some(Self { dead: matches!(state, "Z" | "X"), parent, group, started, ticks, pages })
     }
+}
+
+/// Whether a control group was given to us by systemd.
+#[must_use]
+pub fn is_delegated(group: &Path) -> bool {
+    let Ok(path) = CString::new(group.as_os_str().as_bytes()) else { return false };
+    [c"user.delegate", c"trusted.delegate"].into_iter().any(|name| {
+        let mut value = [0_u8; 2];
+        // SAFETY: getxattr(2) with two strings that end, and a buffer of the size that is passed.
+        let size = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        size == 1 && value[0] == b'1'
+    })
 }
 
 /// The parent of a process; none when there is no such process.

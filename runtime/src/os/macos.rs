@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 
 use super::{ProcessUse, Tag};
@@ -43,6 +44,12 @@ fn info(pid: i32) -> Option<libc::proc_bsdinfo> {
         let got = libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, (&raw mut info).cast(), size);
         (got == size).then_some(info)
     }
+}
+
+/// There are none here.
+#[must_use]
+pub fn is_delegated(_group: &Path) -> bool {
+    false
 }
 
 /// The parent of a process; none when there is no such process.

@@ -31,8 +31,8 @@ pub mod macos;
 pub use macos as platform;
 
 pub use platform::{
-    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, forget_code, group_members, move_bytes, parent_of,
-    peek, peer_uid, port_owner, processes_in_use, start_time, tagged, unread_bytes, watch,
+    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, forget_code, group_members, is_delegated, move_bytes,
+    parent_of, peek, peer_uid, port_owner, processes_in_use, start_time, tagged, unread_bytes, watch,
 };
 
 /// What one process uses.
@@ -239,6 +239,19 @@ pub fn restrict(command: &mut Command, limits: Vec<(Resource, u64, u64)>, umask:
         Ok(())
     };
     // SAFETY: plain system calls, which are async-signal-safe; nothing is allocated.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Prepares a command so that its process enters a control group, by the file that lists who is in it.
+pub fn enter_group(command: &mut Command, procs: File) {
+    let prepare = move || {
+        // SAFETY: write(2) of a constant to a descriptor that the closure owns; it is async-signal-safe.
+        if unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: a plain system call, which is async-signal-safe; nothing is allocated.
     unsafe { command.pre_exec(prepare) };
 }
 

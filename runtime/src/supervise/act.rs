@@ -5,7 +5,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::state::{Action, Event, LOOK_AGAIN, State};
-use super::{Supervisor, logs};
+use super::{Supervisor, cgroup, logs};
 use crate::os;
 
 impl Supervisor {
@@ -58,6 +58,9 @@ impl Supervisor {
                 let rest = self.leftovers(at);
                 self.units[at].send(signal);
                 self.units[at].send_each(&rest, signal);
+                if signal == Signal::SIGKILL {
+                    self.units[at].group.iter().for_each(|group| cgroup::kill(group));
+                }
                 None
             }
             Action::Look => {
@@ -99,6 +102,7 @@ impl Supervisor {
             os::children().into_iter().filter(|pid| leaders.binary_search(pid).is_err()).collect()
         });
         out.extend(os::tagged(tag, among));
+        out.extend(unit.group.iter().flat_map(|group| cgroup::members(group)).filter(|&pid| os::start_time(pid).is_some()));
         out.sort_unstable();
         out.dedup();
         out
@@ -108,7 +112,7 @@ impl Supervisor {
         let unit = &mut self.units[at];
         let again = matches!(unit.state, State::BackingOff { .. });
         unit.restarts = if again { unit.restarts + 1 } else { 0 };
-        match unit.launch(&self.home, now) {
+        match unit.launch(&self.home, self.delegated.as_deref(), now) {
             Ok(process) => Event::Launched(process),
             Err(error) => {
                 unit.probing = None;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::state::{LAST_WAIT, Next, Process, State};
 use super::store::Stored;
 use super::unit::Unit;
-use super::{UNWATCHED, child};
+use super::{UNWATCHED, cgroup, child};
 use crate::clock::now_unix;
 use crate::control::Status;
 use crate::home::Home;
@@ -133,6 +133,7 @@ impl Unit {
     }
 
     fn take_over_living(&mut self, process: Process, known: Option<&Status>, now: Instant) {
+        self.group = cgroup::of_process(process.pid, &self.service.name);
         let failures = known.map_or(0, |known| known.failures);
         let lived = known.map_or(0, |known| now_unix().saturating_sub(known.since));
         let since = now.checked_sub(Duration::from_secs(lived)).unwrap_or(now);

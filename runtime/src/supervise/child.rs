@@ -14,13 +14,14 @@ use crate::home::Home;
 use crate::service::{Question, Service};
 use crate::{os, ports};
 
-/// Starts the service's program, its output going to `output`, its messages to the socket `notify` if it tells of itself.
+/// Starts the service's program, its output going to `output`, its messages to the socket `notify` if it tells of itself, and
+/// it enters the control group that `group` lists.
 ///
 /// No second copy is ever made: the service's lock is taken first, and it stays with the process and its children.
 ///
 /// # Errors
 /// In words fit for `status`: a process of the service is still there, a port is taken, the program cannot be run.
-pub fn launch(home: &Home, service: &Service, output: &File, notify: Option<&Path>) -> Result<Process> {
+pub fn launch(home: &Home, service: &Service, output: &File, notify: Option<&Path>, group: Option<File>) -> Result<Process> {
     let Some(lock) = lock(&home.service_lock(&service.name))? else {
         bail!("processes of an earlier {} are still there", service.name);
     };
@@ -41,6 +42,9 @@ pub fn launch(home: &Home, service: &Service, output: &File, notify: Option<&Pat
     }
     // The lock first: a limit on the size of files would be in its way.
     os::lead_session(&mut command, &lock);
+    if let Some(group) = group {
+        os::enter_group(&mut command, group);
+    }
     restrict(&mut command, service)?;
     let child = command.spawn().with_context(|| cannot_run(home, service))?;
     let pid = i32::try_from(child.id()).context("cannot use its PID")?;

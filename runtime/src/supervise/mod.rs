@@ -39,6 +39,7 @@ use crate::service::LogPolicy;
 
 mod act;
 pub mod adopt;
+pub mod cgroup;
 pub mod changes;
 pub mod child;
 pub mod ear;
@@ -95,6 +96,8 @@ pub struct Supervisor {
     log: logs::Log,
     me: SupervisorStatus,
     boot: String,
+    /// Our own control group, if services may have theirs below it.
+    delegated: Option<std::path::PathBuf>,
     events: events::Memory,
     manager: systemd::Manager,
     upgrade: Option<upgrade::Upgrade>,
@@ -218,6 +221,7 @@ impl Supervisor {
             crowded_until: None,
             seed: me.since ^ u64::from(me.pid.unsigned_abs()) << 32 | 1,
             boot: os::boot_id(),
+            delegated: cgroup::delegated(),
             home,
             units: Vec::new(),
             clients: Vec::new(),

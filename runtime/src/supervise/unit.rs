@@ -1,10 +1,11 @@
 //! One service under supervision: its definition, its state, and what belongs to its process.
 
 use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 
@@ -14,7 +15,7 @@ use super::logs::Output;
 use super::notify::Ears;
 use super::probe::{Probing, Surroundings};
 use super::state::{Next, Policy, Process, State};
-use super::{UNWATCHED, child};
+use super::{UNWATCHED, cgroup, child};
 use crate::clock::now_unix;
 use crate::control::{ChangeKind, Status};
 use crate::home::Home;
@@ -67,6 +68,8 @@ pub(super) struct Unit {
     pub(super) watch: Option<OwnedFd>,
     /// When to look again whether anything of the group is left.
     pub(super) look_at: Option<Instant>,
+    /// Its control group, if it has one.
+    pub(super) group: Option<PathBuf>,
     /// Processes outside the group that were asked to end already.
     pub(super) asked: Vec<i32>,
     /// While a stop waits for the service to read what it was sent.
@@ -100,6 +103,7 @@ impl Unit {
             says: None,
             watch: None,
             look_at: None,
+            group: None,
             asked: Vec::new(),
             drain: None,
             unwatched_at: None,
@@ -147,7 +151,7 @@ impl Unit {
     ///
     /// # Errors
     /// In words fit for `status`.
-    pub(super) fn launch(&mut self, home: &Home, now: Instant) -> Result<Process> {
+    pub(super) fn launch(&mut self, home: &Home, delegated: Option<&Path>, now: Instant) -> Result<Process> {
         anyhow::ensure!(!self.service.command.is_empty(), "{}", self.broken.as_deref().unwrap_or("nothing defines it"));
         self.asked.clear();
         self.look_at = None;
@@ -157,7 +161,10 @@ impl Unit {
         self.probing = Some(Probing::new(&self.service.probes, self.surroundings(home)?, now)?);
         let writer = self.output.writer()?;
         let path = self.ears.is_some().then(|| home.service_notify(&self.service.name));
-        child::launch(home, &self.service, &writer, path.as_deref())
+        let made = delegated.map(|below| cgroup::make(below, &self.service.name)).transpose();
+        let (group, procs) = made.context("cannot make its control group")?.unzip();
+        self.group = group;
+        child::launch(home, &self.service, &writer, path.as_deref(), procs)
     }
 
     /// Listens to what the service may say.
@@ -359,6 +366,7 @@ impl Unit {
             self.unwatched_at = None;
             self.look_at = None;
             self.says = None;
+            self.group.take().iter().for_each(|group| cgroup::remove(group));
         }
         let late = matches!(self.state, State::Starting { late: true, .. });
         if self.state.word() == before.word() && !late {

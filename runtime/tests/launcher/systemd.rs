@@ -121,3 +121,39 @@ fn as_the_first_process_of_a_container_it_ends_everything() {
     assert!(log.contains("go-carbon: stopped") && log.contains("SIGTERM: stopping everything"), "{log}");
     assert_eq!(bench.processes(), Vec::<i32>::new());
 }
+
+/// Where systemd has delegated the control group, nobody runs away: here one that has left its group, its session, its parents
+/// and its variables behind.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_delegated_control_group_keeps_together_what_runs_away() {
+    let place = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(std::path::Path::new);
+    let Some(root) = place.into_iter().find(|place| place.join("cgroup.procs").exists()) else { return };
+    let own = root.join(format!("dkm-test-{}", std::process::id()));
+    let mark = "setfattr -n user.delegate -v 1 \"$0\" || python3 -c 'import os,sys; os.setxattr(sys.argv[1],\"user.delegate\",b\"1\")' \"$0\"";
+    let marked = || Command::new("/bin/sh").args(["-c", mark]).arg(&own).stderr(Stdio::null()).status();
+    let possible = std::fs::create_dir(&own).is_ok() && marked().is_ok_and(|status| status.success());
+    if !possible {
+        eprintln!("no control group can be had here: not tried");
+        let _ = std::fs::remove_dir(&own);
+        return;
+    }
+    let script = "setsid env -i /bin/sh -c '(exec sleep 1234 &) ; exit' ; echo here; exec sleep 1000";
+    let bench = Bench::installed(&[shell("go-carbon", script), shell("carbonapi", "exec sleep 1000")]);
+    let mut enter = Command::new("/bin/sh");
+    enter.arg("-c").arg("echo 0 > \"$0/cgroup.procs\" && exec \"$1\" supervisor").arg(&own).arg(bench.data().join("bin/dkm"));
+    let mut child = enter.stdout(Stdio::null()).spawn().unwrap();
+    until("the supervisor", || bench.data().join("run/dkm.sock").exists());
+    bench.good(&["start", "go-carbon"]);
+    until("its word", || bench.log("go-carbon").contains("here"));
+    let members = || std::fs::read_to_string(own.join("dkm-go-carbon/cgroup.procs")).unwrap_or_default();
+    let runaway: Vec<i32> =
+        members().lines().map(|line| line.parse().unwrap()).filter(|&pid| pid != bench.pid("go-carbon")).collect();
+    assert_eq!(runaway.len(), 1, "{}", members());
+    bench.good(&["stop", "go-carbon"]);
+    assert!(!alive(runaway[0]));
+    assert!(!own.join("dkm-go-carbon").exists(), "an empty group is left behind");
+    bench.good(&["shutdown"]);
+    child.wait().unwrap();
+    until("the group to be empty", || std::fs::remove_dir(&own).is_ok());
+}
