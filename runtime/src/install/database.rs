@@ -39,11 +39,10 @@ pub fn copy(from: &Path, to: &Path) -> Result<bool> {
     }
     let shm = beside(from, "-shm");
     // Opened and kept until the end: closing any descriptor of a file drops all of a process's locks on it.
-    let (locked, kind, range) =
-        if shm.is_file() { (&shm, libc::F_WRLCK, WAL_LOCKS) } else { (&from.to_owned(), libc::F_RDLCK, SHARED) };
+    let (locked, alone, range) = if shm.is_file() { (&shm, true, WAL_LOCKS) } else { (&from.to_owned(), false, SHARED) };
     let file =
         OpenOptions::new().read(true).write(true).open(locked).with_context(|| format!("cannot open {}", locked.display()))?;
-    lock(&file, kind, range).with_context(|| format!("cannot lock {}", locked.display()))?;
+    lock(&file, alone, range).with_context(|| format!("cannot lock {}", locked.display()))?;
     let copied = copy_one(from, to).and_then(|()| {
         for ending in ["-wal", "-journal"] {
             let path = beside(from, ending);
@@ -71,14 +70,11 @@ fn copy_one(from: &Path, to: &Path) -> Result<()> {
     copy().with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
-fn lock(file: &File, kind: i32, (start, length): (i64, i64)) -> Result<()> {
-    let wanted = libc::flock {
-        l_type: i16::try_from(kind)?,
-        l_whence: i16::try_from(libc::SEEK_SET)?,
-        l_start: start,
-        l_len: length,
-        l_pid: 0,
-    };
+fn lock(file: &File, alone: bool, (start, length): (i64, i64)) -> Result<()> {
+    // The systems do not agree on the type of these.
+    let kind = if alone { libc::F_WRLCK as libc::c_short } else { libc::F_RDLCK as libc::c_short };
+    let wanted =
+        libc::flock { l_type: kind, l_whence: i16::try_from(libc::SEEK_SET)?, l_start: start, l_len: length, l_pid: 0 };
     let end = Instant::now() + PATIENCE;
     loop {
         match fcntl(file, FcntlArg::F_SETLK(&wanted)) {
