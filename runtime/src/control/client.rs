@@ -76,7 +76,8 @@ pub fn connect_or_start(home: &Home) -> Result<UnixStream> {
     std::fs::create_dir_all(run.join("log")).with_context(|| format!("cannot make {}", run.display()))?;
     let mut child = spawn(home)?;
     let end = Instant::now() + START_TIME;
-    let mut nap = Duration::from_millis(1);
+    // It takes a few milliseconds: looked at often at first, so that little is lost.
+    let mut nap = Duration::from_micros(300);
     while Instant::now() < end {
         if let Ok(stream) = dial(home) {
             see_off(home, &mut child);
@@ -92,7 +93,7 @@ pub fn connect_or_start(home: &Home) -> Result<UnixStream> {
             _ => {}
         }
         std::thread::sleep(nap);
-        nap = (nap * 2).min(Duration::from_millis(20));
+        nap = (nap * 5 / 4).min(Duration::from_millis(20));
     }
     bail!("cannot start the supervisor: it did not answer in {} s\n{}", START_TIME.as_secs(), tail(home))
 }

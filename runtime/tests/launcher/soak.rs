@@ -3,6 +3,8 @@
 //! By hand: `DKM_SOAK_SECONDS=600 cargo test -p dkumonitor-runtime --test launcher soak:: -- --nocapture`.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,10 @@ fn services() -> Vec<Value> {
     out.push(shell("brief", "echo here; sleep 0.3; exit 1"));
     out.push(shell("family", "sleep 1000 & setsid sleep 1000 & exec sleep 1000"));
     out.push(shell("flood", "while :; do head -c 100000 /dev/zero | tr '\\0' 'x' | fold -w 99; sleep 0.05; done"));
+    out.push(shell("sickly", "echo ready now; exec sleep 1000"));
+    out[8]["probes"] = json!([{"log": "ready now"}]);
+    let test = ["/bin/sh", "-c", "test $(($(date +%s) % 10)) -lt 8"];
+    out[8]["health"] = json!({"probe": {"exec": test}, "period-s": 1, "threshold": 1, "action": "restart"});
     out[4]["stop-timeout-s"] = json!(1);
     out[7]["log"] = json!({"max-bytes": 500_000, "keep": 2});
     out
@@ -40,7 +46,6 @@ fn meddle(bench: &Bench, random: &mut Random, names: &[&str]) {
     let run = |arguments: &[&str]| {
         let mut command = bench.command(arguments);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Some people do not wait for the end.
         let begin = Instant::now();
         while matches!(child.try_wait(), Ok(None)) {
             if begin.elapsed() > Duration::from_secs(60) {
@@ -49,7 +54,7 @@ fn meddle(bench: &Bench, random: &mut Random, names: &[&str]) {
             std::thread::sleep(Duration::from_millis(2));
         }
     };
-    match random.below(20) {
+    match random.below(22) {
         0..4 => run(&["start", name]),
         4..6 => run(&["stop", name]),
         6..8 => run(&["restart", name]),
@@ -61,7 +66,9 @@ fn meddle(bench: &Bench, random: &mut Random, names: &[&str]) {
         14 => bench.helpers("@compress").iter().for_each(|&pid| send(pid, Signal::SIGKILL)),
         15 => bench.supervisors().iter().for_each(|&pid| send(pid, Signal::SIGUSR1)),
         16 => _ = fs::remove_file(bench.data().join("run/dkm.sock")),
-        17 => {
+        17 => upgrade(bench),
+        18 => run(&["reload", name]),
+        19 => {
             // Somebody who asks and goes away.
             let child = bench.command(&["restart", name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
             let mut child = child.unwrap();
@@ -73,9 +80,21 @@ fn meddle(bench: &Bench, random: &mut Random, names: &[&str]) {
     }
 }
 
+/// Lets the supervisor's own program take its place, which nobody may notice.
+fn upgrade(bench: &Bench) {
+    let Ok(mut stream) = UnixStream::connect(bench.data().join("run/dkm.sock")) else { return };
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut answer = String::new();
+    if stream.write_all(b"{\"v\":2,\"verb\":\"upgrade-self\",\"wait\":true}\n").is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+    {
+        assert!(answer.is_empty() || answer.contains("\"type\":\"done\""), "{answer}\n{}", bench.supervisor_log());
+    }
+}
+
 #[test]
 fn a_long_time_of_verbs_and_kills_changes_nothing() {
-    let names = ["go-carbon", "carbonapi", "plain", "stamped", "stubborn", "brief", "family", "flood"];
+    let names = ["go-carbon", "carbonapi", "plain", "stamped", "stubborn", "brief", "family", "flood", "sickly"];
     let bench = Bench::installed(&services());
     let mut random = Random::new("soak");
     let end = Instant::now() + Duration::from_secs(wanted("DKM_SOAK_SECONDS", 15));
@@ -86,8 +105,9 @@ fn a_long_time_of_verbs_and_kills_changes_nothing() {
         meddle(&bench, &mut random, &names);
         rounds += 1;
         std::thread::sleep(Duration::from_micros(random.below(30_000)));
-        // Never two first processes of one service: first ones lead sessions. (Of the family another one does too.)
-        for name in names.iter().filter(|name| **name != "family") {
+        // Never two first processes of one service: first ones lead sessions. (Of the family another one does too,
+        // and what asks for the health of the sickly one.)
+        for name in names.iter().filter(|name| !["family", "sickly"].contains(name)) {
             let mut leaders: Vec<i32> = bench.processes_of(Some(name)).into_iter().filter(|&pid| leads(pid)).collect();
             // One may have died, and another come, while they were listed.
             leaders.retain(|&pid| alive(pid));

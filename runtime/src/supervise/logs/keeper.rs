@@ -210,7 +210,7 @@ pub fn run(root: &OsStr) -> Result<()> {
             break;
         }
     }
-    if !is_alone(&home, master) {
+    if !is_alone(&home, master, &signals) {
         // The next one is there already, and has opened the FIFOs itself.
         return Ok(());
     }
@@ -220,12 +220,18 @@ pub fn run(root: &OsStr) -> Result<()> {
 }
 
 /// Whether no supervisor lives. One that is about to die closes its end of the pipe a little before it lets go of its lock.
-fn is_alone(home: &Home, master: Option<i32>) -> bool {
+/// One that becomes another program closes it too, keeps the lock and its number, and then ends this keeper.
+fn is_alone(home: &Home, master: Option<i32>, signals: &UnixStream) -> bool {
     let begin = Instant::now();
     loop {
         match child::holder(&home.supervisor_lock()) {
             None => return true,
-            dying if dying == master && begin.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+            dying if dying == master && begin.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+                if matches!(told(signals), Some(Told::End)) {
+                    return false;
+                }
+            }
             Some(_) => return false,
         }
     }
