@@ -88,9 +88,9 @@ impl Monitor {
     fn dkm(&self, args: &[&str]) -> Outcome {
         // Like an operator's shell after a login: nothing of cargo's environment.
         let mut command = Command::new(self.data.join("bin/dkm"));
+        command.args(args).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
         // CI is often root.
         command.env("DKM_ALLOW_ROOT", "1");
-        command.args(args).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
         Outcome::of(&command.output().unwrap())
     }
 
