@@ -22,6 +22,9 @@ pub use dkm::Dkm;
 ///
 /// With --update, from a newer bundle: moves a data folder to this version. What you changed in it stays as it is; where this version
 /// would have something else, it is written beside as .new and listed.
+///
+/// With --verify [--key PUB] and nothing else: rechecks every file of this bundle against its manifest, and the manifest against its
+/// signature.
 #[derive(Clone, Debug, PartialEq, Eq, Parser, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[command(name = "installer", version)]
@@ -123,8 +126,36 @@ pub struct Admin {
 pub enum AdminVerb {
     /// Show the bundle's version, platform and components
     Version,
-    /// Compare every file of the bundle with its manifest
+    /// Compare every file of a bundle with its manifest, and the manifest with its signature
     ///
-    /// Prints each file that is missing, changed, of another mode, or not in the manifest. Ends with 1 when there is any.
-    Verify,
+    /// Prints each file that is missing, changed, of another mode, or not in the manifest. Ends with 1 when there is any, or when the
+    /// signature is not by the given key.
+    Verify(Verify),
+}
+
+/// What to verify a bundle with.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// The bundle, such as a new one before its programs are run [default: the one that this program lies in]
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: Option<PathBuf>,
+
+    /// The public key that the bundle has to be signed with: a file of minisign, or the key itself (RW…)
+    #[arg(short, long, value_name = "PUB")]
+    pub key: Option<String>,
+}
+
+/// Recheck the bundle: every file against its manifest, and the manifest against its signature.
+///
+/// The same as `dkmadmin verify`.
+#[derive(Debug, Parser)]
+#[command(name = "installer", version)]
+pub struct InstallerVerify {
+    /// Recheck the bundle, and do nothing else
+    #[arg(long, required = true)]
+    pub verify: bool,
+
+    /// What to verify with
+    #[command(flatten)]
+    pub what: Verify,
 }

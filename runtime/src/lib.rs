@@ -41,6 +41,7 @@ pub mod control;
 pub mod definitions;
 pub mod home;
 pub mod install;
+pub mod integrity;
 pub mod manifest;
 pub mod os;
 pub mod ports;
@@ -58,6 +59,12 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     let called_as = arguments.first().cloned().unwrap_or_else(|| "dkm".into());
     let name = Path::new(&called_as).file_name().and_then(|name| name.to_str()).unwrap_or("dkm").to_owned();
     let result = match name.as_str() {
+        "installer" if arguments.iter().any(|word| word == "--verify") => {
+            match cli::InstallerVerify::try_parse_from(arguments) {
+                Ok(parsed) => admin::verify::run(&parsed.what),
+                Err(error) => return show(&error),
+            }
+        }
         "installer" => match cli::Installer::try_parse_from(arguments) {
             Ok(parsed) => install::run(&parsed),
             Err(error) => return show(&error),

@@ -18,6 +18,9 @@ pub const SCHEMA: u32 = 1;
 /// The manifest's name in the bundle's root.
 pub const FILE_NAME: &str = "manifest.json";
 
+/// The name of the manifest's signature, beside it.
+pub const SIGNATURE_NAME: &str = "manifest.json.minisig";
+
 /// The whole of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -39,7 +42,7 @@ pub struct Manifest {
     /// How the components are run, strings being templates.
     #[serde(default)]
     pub services: Vec<Service>,
-    /// Every file and link of the bundle except the manifest itself, sorted by path.
+    /// Every file and link of the bundle except the manifest itself and its signature, sorted by path.
     #[serde(default)]
     pub files: Vec<FileEntry>,
 }
@@ -130,6 +133,30 @@ pub struct FileEntry {
     pub kind: FileKind,
 }
 
+impl FileKind {
+    /// In words, what is wrong with what was found where this should be; none if nothing is.
+    #[must_use]
+    pub fn difference(&self, found: &Self) -> Option<String> {
+        let (Self::File { size, mode, sha256 }, Self::File { size: found_size, mode: found_mode, sha256: found_sha256 }) =
+            (self, found)
+        else {
+            return (self != found).then(|| match self {
+                Self::File { .. } => "not a file".to_owned(),
+                Self::Link { target } => format!("not a link to {target}"),
+            });
+        };
+        if found_size != size {
+            return Some(format!("{found_size} bytes instead of {size}"));
+        }
+        if found_sha256 != sha256 {
+            return Some("changed".to_owned());
+        }
+        // What matters is whether it can be run; an archive unpacked under another umask is the same bundle.
+        let runs = |text: &str| u32::from_str_radix(text, 8).map(|mode| mode & 0o100);
+        (runs(found_mode) != runs(mode)).then(|| format!("mode {found_mode} instead of {mode}"))
+    }
+}
+
 /// What a path of the bundle holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -156,11 +183,33 @@ impl Manifest {
     /// # Errors
     /// When the file is missing, is not JSON of this shape, or has another [`SCHEMA`].
     pub fn read(root: &Path) -> Result<Self> {
+        Self::parse(&Self::text(root)?).with_context(|| format!("cannot use {}", root.join(FILE_NAME).display()))
+    }
+
+    /// The text of the manifest of the bundle in `root`.
+    ///
+    /// # Errors
+    /// When the file is missing.
+    pub fn text(root: &Path) -> Result<String> {
         let path = root.join(FILE_NAME);
-        let text = std::fs::read_to_string(&path).with_context(|| {
+        std::fs::read_to_string(&path).with_context(|| {
             format!("cannot read {}: is this an unpacked bundle? Every bundle has that file in its root", path.display())
-        })?;
-        Self::parse(&text).with_context(|| format!("cannot use {}", path.display()))
+        })
+    }
+
+    /// Every difference between what this manifest says and what was found, in words, sorted.
+    #[must_use]
+    pub fn differences(&self, mut found: BTreeMap<String, FileKind>) -> Vec<String> {
+        found.remove(FILE_NAME);
+        found.remove(SIGNATURE_NAME);
+        let mut out = Vec::new();
+        for FileEntry { path, kind } in &self.files {
+            let what = found.remove(path).map_or_else(|| Some("missing".to_owned()), |found| kind.difference(&found));
+            out.extend(what.map(|what| format!("{path}: {what}")));
+        }
+        out.extend(found.into_keys().map(|path| format!("{path}: not in the manifest")));
+        out.sort();
+        out
     }
 
     /// Reads a manifest from its text.
@@ -212,6 +261,29 @@ mod tests {
         assert!(matches!(&manifest.components[1].source, SourceId::Tree { tree_sha256, .. } if tree_sha256 == "22"));
         assert_eq!(manifest.files[1].kind, FileKind::Link { target: "bin/dkm".into() });
         assert_eq!(Manifest::parse(&serde_json::to_string(&manifest).unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_told() {
+        let manifest = Manifest::parse(TEXT).unwrap();
+        let right: BTreeMap<_, _> = manifest.files.iter().map(|file| (file.path.clone(), file.kind.clone())).collect();
+        let with = |path: &str, kind: Option<FileKind>| {
+            let mut found = right.clone();
+            found.remove(path);
+            found.extend(kind.map(|kind| (path.to_owned(), kind)));
+            manifest.differences(found)
+        };
+        let file = |size, mode: &str, sha256: &str| Some(FileKind::File { size, mode: mode.into(), sha256: sha256.into() });
+        let link = |target: &str| Some(FileKind::Link { target: target.into() });
+        assert!(with("manifest.json.minisig", file(9, "0644", "44")).is_empty());
+        assert!(with("bin/a", file(3, "0700", "33")).is_empty(), "another umask");
+        assert_eq!(with("bin/a", None), ["bin/a: missing"]);
+        assert_eq!(with("bin/a", file(4, "0755", "33")), ["bin/a: 4 bytes instead of 3"]);
+        assert_eq!(with("bin/a", file(3, "0755", "34")), ["bin/a: changed"]);
+        assert_eq!(with("bin/a", file(3, "0644", "33")), ["bin/a: mode 0644 instead of 0755"]);
+        assert_eq!(with("bin/a", link("x")), ["bin/a: not a file"]);
+        assert_eq!(with("installer", link("bin/evil")), ["installer: not a link to bin/dkm"]);
+        assert_eq!(with("bin/b", file(1, "0644", "55")), ["bin/b: not in the manifest"]);
     }
 
     #[test]

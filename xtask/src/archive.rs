@@ -5,12 +5,16 @@
 //! appears whole or not at all, and its `.sha256` (for `sha256sum -c`) beside it. A file that changes while it is read is
 //! an error. Memory is bounded, whatever the tree's size: some 10 MB for each core, for xz 18 MB.
 //!
+//! A signature of the bundle's manifest is the last entry. [`add_signature`] puts one into a whole archive: all else stays as it
+//! is, byte for byte, and the result is what [`write`] would have made of the tree with its signature.
+//!
 //! How: the tar stream is cut into blocks ([`blocks`]), each compressed by itself ([`format`](mod@format)), on all cores ([`work`]). What
 //! did not change since the last archive is taken from its cache ([`cache`]), where it is still whole.
 
 use crate::error::{Kind, WithKind as _};
 use std::path::{Path, PathBuf};
 
+mod add;
 mod blocks;
 mod cache;
 mod format;
@@ -20,7 +24,9 @@ mod tests;
 mod tree;
 mod work;
 
+pub use add::add_signature;
 pub use format::Format;
+pub use output::SIGNATURE;
 
 use cache::Cache;
 use output::Output;

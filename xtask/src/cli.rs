@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Builds the dkumonitor package from pinned sources.
 ///
 /// Exit status: 0 done; 1 other failure; 2 usage, vendor.lock or a recipe is wrong; 3 the machine lacks something;
-/// 4 a source or a dependency cannot be fetched; 5 a source is not what was pinned; 6 a patch does not apply; 7 a build command failed;
+/// 4 a source or a dependency cannot be fetched; 5 a source, or what is verified, is not what it should be; 6 a patch does not apply; 7 a build command failed;
 /// 8 the bundle cannot be staged; 9 the archive cannot be written; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
@@ -42,6 +42,10 @@ pub enum Command {
     Ci(Ci),
     /// Measure archive, unpack, fetch and rebuild against common tools, as ratios, and peak memory
     Bench(Bench),
+    /// Sign what was made without a key: archives (inside too), checksums, any file
+    Sign(Sign),
+    /// Check an archive, an unpacked bundle or a release: checksums, signatures, every file against the manifest
+    Verify(Verify),
     /// Check the pins in vendor.lock, or pin another version
     #[command(subcommand)]
     Lock(Lock),
@@ -165,6 +169,9 @@ pub struct Package {
     /// Write the archive in this form: gz, xz (smaller, slower) or zst (needs the feature `zstd`); several with commas
     #[arg(long = "format", value_name = "FORM", value_delimiter = ',', default_value = "gz", value_parser = Format::parse)]
     pub formats: Vec<Format>,
+    /// Sign the manifest in the bundle, and each archive: with a secret key of minisign in a file, or `env:VARIABLE`; docs/verify.md
+    #[arg(long, value_name = "KEY")]
+    pub sign: Option<String>,
     /// How many jobs a build tool may run at once [default: the cores of this machine]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
@@ -343,6 +350,42 @@ pub enum Subject {
     Build,
     /// The launcher, against supervisord and s6
     Launcher,
+}
+
+/// Sign what was made without a key.
+///
+/// An archive becomes, byte for byte, what `package --sign` would have made: its manifest's signature is put into it, all else stays,
+/// and FILE.minisig is written beside it. Any other file gets that alone. A key with a password takes it from
+/// DKUMONITOR_SIGN_PASSWORD, or asks.
+#[derive(Args, Debug)]
+pub struct Sign {
+    /// What to sign
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// A secret key of minisign: a file that only you can read, outside the repository, or `env:VARIABLE`
+    #[arg(long, value_name = "KEY")]
+    pub key: String,
+    /// The time that the signature of a file names, in seconds since 1970; archives have their own [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub epoch: Option<u64>,
+}
+
+/// Check what was released.
+///
+/// FILE.minisig and FILE.sha256 beside it are used where they are. An archive without them is read through: the manifest's signature in
+/// it vouches for the manifest, and the manifest for every file. Of a SHA256SUMS, all files that it names are checked. Ends with 5 when
+/// anything is not as it should be, or not signed by the given key.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// An archive, the folder of an unpacked bundle, a SHA256SUMS, or any file with a signature beside it
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The public key that it has to be signed with: a file of minisign, or the key itself (RW…)
+    #[arg(short, long, value_name = "PUB")]
+    pub key: Option<String>,
+    /// Read archives through, even where a signature beside them vouches for all
+    #[arg(long)]
+    pub contents: bool,
 }
 
 /// What can be done with the pins.

@@ -21,7 +21,7 @@ pub enum Kind {
     Preflight = 3,
     /// A source could not be had from any address, or a dependency not from its registry.
     Fetch = 4,
-    /// Something was had, but is not what was pinned, or would do harm when unpacked.
+    /// Something was had, but is not what was pinned or signed, or would do harm when unpacked.
     Integrity = 5,
     /// A patch does not apply exactly.
     Patch = 6,

@@ -31,12 +31,14 @@ mod schedule;
 mod share;
 mod sharing;
 mod shell;
+mod sign;
 mod stack;
 mod stage;
 mod store;
 mod supply;
 mod toolchain;
 mod unpack;
+mod verify;
 
 use clap::Parser as _;
 use cli::Command;
@@ -65,6 +67,8 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => commands::clean::run(args),
         Command::Ci(args) => commands::ci::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Sign(args) => commands::sign::run(args),
+        Command::Verify(args) => commands::verify::run(args),
         Command::Lock(command) => commands::lock::run(command),
         Command::WithoutNetwork { .. } => Ok(()),
     });

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::cli::{Admin, AdminVerb};
 
-mod verify;
+pub mod verify;
 mod version;
 
 /// Runs a verb.
@@ -14,8 +14,8 @@ mod version;
 /// # Errors
 /// Whatever the verb could not do, in words.
 pub fn run(arguments: &Admin) -> Result<ExitCode> {
-    match arguments.verb {
+    match &arguments.verb {
         AdminVerb::Version => version::run(),
-        AdminVerb::Verify => verify::run(),
+        AdminVerb::Verify(arguments) => verify::run(arguments),
     }
 }

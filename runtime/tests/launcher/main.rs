@@ -25,3 +25,4 @@ mod soak;
 mod survival;
 mod systemd;
 mod update;
+mod verify;

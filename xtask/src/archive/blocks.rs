@@ -33,7 +33,7 @@ pub(super) fn plan(entries: &[Entry]) -> Vec<Vec<Piece>> {
     for (index, entry) in entries.iter().enumerate() {
         let size = entry.size().unwrap_or(0);
         let whole = size + 2 * RECORD as u64;
-        let ends = length >= SMALLEST && may_end_before(&entry.name, whole);
+        let ends = (length >= SMALLEST && may_end_before(&entry.name, whole)) || entry.is_signature();
         if !block.is_empty() && (size >= LARGE_FILE || length + whole > LARGEST || ends) {
             blocks.push(std::mem::take(&mut block));
             length = 0;
@@ -46,8 +46,11 @@ pub(super) fn plan(entries: &[Entry]) -> Vec<Vec<Piece>> {
         let starts = (0..size).step_by(LARGEST as usize);
         blocks.extend(starts.map(|from| vec![Piece { entry: index, from, length: LARGEST.min(size - from) }]));
     }
-    // The last one takes the end mark, and may be empty but for that.
-    blocks.push(block);
+    if !block.is_empty() {
+        blocks.push(block);
+    }
+    // The last one has the end mark alone, so that a signature can be put before it.
+    blocks.push(Vec::new());
     blocks
 }
 

@@ -8,6 +8,7 @@ use libdeflater::{CompressionLvl, Compressor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
+use std::path::Path;
 use xz2::stream::{Action, Check, Filters, LzmaOptions, Status, Stream};
 
 /// libdeflate's level, of 1 to 12: smaller than gzip's 6 in a fraction of its time.
@@ -54,6 +55,12 @@ impl Format {
                 .to_owned()),
             _ => Err("an archive is written as gz, xz or zst".to_owned()),
         }
+    }
+
+    /// The form of the archive of this name; none where it is none of ours.
+    pub fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        Self::ALL.into_iter().find(|format| name.strip_suffix(format.ending()).is_some_and(|rest| rest.ends_with('.')))
     }
 
     /// What is added to the bundle's name.

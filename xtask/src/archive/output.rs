@@ -7,6 +7,9 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+/// What is added to a file's name to name its signature.
+pub const SIGNATURE: &str = "minisig";
+
 /// The archive while it grows, beside its target; removed when dropped before it is whole.
 pub(super) struct Output {
     path: PathBuf,
@@ -44,13 +47,15 @@ impl Output {
             file.sync_all()
         };
         write().map_err(|error| full(&self.sums_path, &error))?;
-        // An old checksum must not stand beside a new archive, not even for an instant.
+        // An old checksum or signature must not stand beside a new archive, not even for an instant.
         let sums = sums(target);
-        match std::fs::remove_file(&sums) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", sums.display()));
+        for old in [&sums, &target.with_added_extension(SIGNATURE)] {
+            match std::fs::remove_file(old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", old.display()));
+                }
+                _ => {}
             }
-            _ => {}
         }
         for (from, to) in [(&self.path, target), (&self.sums_path, sums.as_path())] {
             std::fs::rename(from, to).with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))?;

@@ -1,6 +1,7 @@
 //! What goes into an archive: the entries of a tree in their order, and their tar headers.
 
 use anyhow::Context as _;
+use dkumonitor_runtime::manifest::SIGNATURE_NAME;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
@@ -48,6 +49,13 @@ impl Entry {
             What::File { stamp, .. } => Some(stamp.size),
             _ => None,
         }
+    }
+
+    /// Whether it is the signature of a bundle's manifest. It comes last and in a block of its own, so that it can be added to a
+    /// whole archive without touching what is there.
+    pub(super) fn is_signature(&self) -> bool {
+        let inside = self.name.iter().position(|byte| *byte == b'/').map(|at| &self.name[at + 1..]);
+        inside == Some(SIGNATURE_NAME.as_bytes())
     }
 
     /// The header records: one, and two more for each name that is too long for it (GNU's form, which every tar knows).
@@ -100,11 +108,11 @@ fn long_name(bytes: &mut Vec<u8>, kind: u8, text: &[u8], mtime: u64) {
 }
 
 /// Fills up the last record.
-fn pad(bytes: &mut Vec<u8>) {
+pub(super) fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(RECORD), 0);
 }
 
-/// Lists the tree, the top folder included, sorted by the bytes of the names.
+/// Lists the tree, the top folder included, sorted by the bytes of the names but for a signature, which is last.
 pub(super) fn list(tree: &Path, prefix: &str) -> anyhow::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in walkdir::WalkDir::new(tree).follow_links(false) {
@@ -129,7 +137,7 @@ pub(super) fn list(tree: &Path, prefix: &str) -> anyhow::Result<Vec<Entry>> {
         };
         entries.push(Entry { name, path: entry.into_path(), what });
     }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    entries.sort_by(|a, b| (a.is_signature(), &a.name).cmp(&(b.is_signature(), &b.name)));
     Ok(entries)
 }
 

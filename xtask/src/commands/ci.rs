@@ -59,8 +59,8 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         let mut findings = preflight::check(&recipes, &bootstrap, &workshop.host, &workshop.dirs);
         // Debian's collectd stands for the one that --system-collectd takes over.
         findings.push(preflight::look("collectd", None, &["the tests"], &workshop.host));
-        // Archives are read back by those for whom they are made.
-        findings.extend(["xz", "zstd"].map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
+        // Archives and signatures are read back by those for whom they are made.
+        findings.extend(["xz", "zstd", "minisign"].map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
         findings.push(preflight::rust_target(OTHER_TARGET, "the tests"));
         findings
     };

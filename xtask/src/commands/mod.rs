@@ -11,7 +11,9 @@ pub mod lock;
 pub mod package;
 pub mod plan;
 pub mod shell;
+pub mod sign;
 pub mod vendor_export;
+pub mod verify;
 
 use crate::cli::Common;
 use crate::dirs::Dirs;

@@ -9,6 +9,7 @@ use crate::plan::{self, Job, Plan, Todo};
 use crate::preflight;
 use crate::schedule::Resources;
 use crate::sharing::Sharing;
+use crate::sign::Signer;
 use crate::stack::Material;
 use crate::stack::lock::Source;
 use crate::stack::recipe::Recipe;
@@ -32,6 +33,8 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
     let recipes = workshop.stack.select(&args.common.only)?;
     let sharing = if args.skip_build { None } else { Sharing::open(&args.cache, args.network.offline, &workshop.ui)? };
+    // A key that cannot be used is told before hours of compiling.
+    let signer = args.sign.as_deref().map(|key| Signer::open(key, &workshop.workspace)).transpose()?;
     let lock = workshop.lock(!args.wait.no_wait)?;
     let store = Store::at(workshop.dirs.store());
     look_back(&workshop, &store, args.paranoid)?;
@@ -44,7 +47,8 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let partial = recipes.len() < workshop.stack.recipes.len();
     let name = stage::bundle_name(&workshop.stack, partial);
     let (dirs, formats) = (&workshop.dirs, args.formats.as_slice());
-    let bundle = Bundle { stack: &workshop.stack, name, epoch: epoch?, formats, dirs, store: &store };
+    let signer = signer.as_ref();
+    let bundle = Bundle { stack: &workshop.stack, name, epoch: epoch?, formats, signer, dirs, store: &store };
     let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle, sharing: sharing.as_ref() };
     let outcome = package.make(&recipes, first?);
     if let Some(sharing) = &sharing {
@@ -52,6 +56,9 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     }
     outcome?;
     workshop.dirs.remove_stand_in();
+    if !args.skip_archive {
+        bundle.sign_archives().kind(Kind::Archive, || "cannot sign the archive".to_owned())?;
+    }
     package.tell_of_it();
     Ok(())
 }
@@ -135,6 +142,9 @@ impl<'a> Package<'a> {
             let archive = bundle.archive(*format);
             let sha256 = state.archives.get(format).map(|archived| archived.sha256.as_str());
             ui.artifact(&archive, sha256, archive.metadata().ok().map(|meta| meta.len()));
+            if let Some(signer) = bundle.signer {
+                ui.line(&format!("  signed by the key {} ({})", signer.id(), signer.public_line()));
+            }
         }
         for stray in bundle.strays() {
             ui.line(&format!("  ! {} is of another tree; write it anew with --format, or remove it", stray.display()));

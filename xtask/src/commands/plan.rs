@@ -26,7 +26,15 @@ pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
     let shared: Vec<_> = shared.unwrap_or_default().iter().map(|found| found.as_ref().map(Found::size)).collect();
     let name = stage::bundle_name(&workshop.stack, recipes.len() < workshop.stack.recipes.len());
     let epoch = super::package::bundle_epoch(&workshop)?;
-    let bundle = Bundle { stack: &workshop.stack, name, epoch, formats: &[Format::Gz], dirs: &workshop.dirs, store: &store };
+    let bundle = Bundle {
+        stack: &workshop.stack,
+        name,
+        epoch,
+        formats: &[Format::Gz],
+        signer: None,
+        dirs: &workshop.dirs,
+        store: &store,
+    };
     add_bundle(&mut plan, &bundle)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&json(&plan, &shared, &bundle))?);

@@ -16,10 +16,11 @@ use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry, EntryKind};
 use crate::plan::Component;
 use crate::progress::{self, Ui};
+use crate::sign::Signer;
 use crate::stack::Stack;
 use crate::store::{Content, Record, Store};
 use anyhow::Context as _;
-use dkumonitor_runtime::manifest::FILE_NAME;
+use dkumonitor_runtime::manifest::{FILE_NAME, SIGNATURE_NAME};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,6 +56,8 @@ pub struct Bundle<'a> {
     pub epoch: u64,
     /// The forms of its archives.
     pub formats: &'a [Format],
+    /// Who signs its manifest and archives.
+    pub signer: Option<&'a Signer>,
     /// The folders.
     pub dirs: &'a Dirs,
     /// Where the results are.
@@ -169,6 +172,20 @@ impl Bundle<'_> {
         fingerprint::stamps([archive.as_path(), &archive.with_added_extension("sha256")].into_iter())
     }
 
+    /// Signs the archives, as far as they are not.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn sign_archives(&self) -> anyhow::Result<()> {
+        let Some(signer) = self.signer else { return Ok(()) };
+        let state = self.state();
+        for format in self.formats {
+            let sha256 = state.archives.get(format).map(|archived| archived.sha256.as_str());
+            signer.sign_file(&self.archive(*format), self.epoch, sha256)?;
+        }
+        Ok(())
+    }
+
     /// Remembers the archive that was just made.
     ///
     /// # Errors
@@ -188,6 +205,9 @@ impl Bundle<'_> {
                 hash.update(&list.sha256);
             }
         }
+        if let Some(signer) = self.signer {
+            hash.update(signer.public_line());
+        }
         Ok(fingerprint::hex(&hash.finalize()))
     }
 
@@ -198,12 +218,18 @@ impl Bundle<'_> {
         manifest.files = manifest::files(pieces, &lists)?;
         let mut text = serde_json::to_vec_pretty(&manifest)?;
         text.push(b'\n');
-        let sha256 = fingerprint::hex(&Sha256::digest(&text));
-        let own = EntryKind::File { size: text.len() as u64, mode: 0o644, sha256 };
+        let signature = self.signer.map(|signer| sign_manifest(signer, &self.name, &text).into_bytes());
+        let own: BTreeMap<_, _> = [(FILE_NAME, Some(text)), (SIGNATURE_NAME, signature)]
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, text?)))
+            .collect();
         let mut entries: Vec<Entry> = lists.into_iter().flatten().collect();
-        entries.push(Entry { path: PathBuf::from(FILE_NAME), kind: own });
+        entries.extend(own.iter().map(|(name, text)| {
+            let sha256 = fingerprint::hex(&Sha256::digest(text));
+            Entry { path: PathBuf::from(name), kind: EntryKind::File { size: text.len() as u64, mode: 0o644, sha256 } }
+        }));
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Expected { manifest: text, entries })
+        Ok(Expected { own, entries })
     }
 
     /// Stages the bundle.
@@ -265,10 +291,9 @@ impl Bundle<'_> {
             }
             EntryKind::File { mode, sha256, .. } => (*mode, sha256),
         };
-        let copied = if entry.path == Path::new(FILE_NAME) {
-            fs::write(&to, &expected.manifest)
-        } else {
-            fs::copy(self.store.object(sha256), &to).map(drop)
+        let copied = match entry.path.to_str().and_then(|path| expected.own.get(path)) {
+            Some(text) => fs::write(&to, text),
+            None => fs::copy(self.store.object(sha256), &to).map(drop),
         };
         copied
             .and_then(|()| fs::set_permissions(&to, fs::Permissions::from_mode(mode)))
@@ -277,14 +302,19 @@ impl Bundle<'_> {
     }
 }
 
+/// The signature of the manifest of a bundle of this name: the same wherever and whenever it is made.
+pub fn sign_manifest(signer: &Signer, bundle: &str, manifest: &[u8]) -> String {
+    signer.sign(manifest, &format!("bundle:{bundle}\tfile:{FILE_NAME}\thashed"))
+}
+
 fn time(epoch: u64) -> std::time::SystemTime {
     std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch)
 }
 
 /// What a tree has to hold.
 struct Expected {
-    /// The text of its manifest.
-    manifest: Vec<u8>,
+    /// What comes from no component: the texts of the manifest and its signature.
+    own: BTreeMap<&'static str, Vec<u8>>,
     /// All files and links, sorted by path.
     entries: Vec<Entry>,
 }

@@ -108,6 +108,25 @@ pub fn compiled(makefile: &str) -> Place {
 pub const GOOD_MAKEFILE: &str =
     "all:\n\techo made > thing\ninstall:\n\tmkdir -p \"$(DESTDIR)/opt\"\n\tinstall -m 755 thing \"$(DESTDIR)/opt/thing\"\n";
 
+/// Writes a new secret key of minisign to a file that only its owner can read, and the public one beside it, as `.pub`.
+pub fn new_key(path: &Path, password: Option<&str>) {
+    let (public, secret) = match password {
+        Some(password) => {
+            let (mut public, mut secret) = (Vec::new(), Vec::new());
+            let password = Some(password.to_owned());
+            minisign::KeyPair::generate_and_write_encrypted_keypair(&mut public, &mut secret, None, password).unwrap();
+            (public, secret)
+        }
+        None => {
+            let pair = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+            (pair.pk.to_box().unwrap().to_bytes(), pair.sk.to_box(None).unwrap().to_bytes())
+        }
+    };
+    fs::write(path.with_added_extension("pub"), public).unwrap();
+    fs::write(path, secret).unwrap();
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
 /// How a run ended and what it said.
 #[derive(Debug)]
 pub struct Outcome {
