@@ -49,7 +49,19 @@ pub enum Command {
     /// Check the pins in vendor.lock, or pin another version
     #[command(subcommand)]
     Lock(Lock),
-    /// Run a command without network (what compile steps are wrapped in)
+    /// Run a command and end whatever it leaves behind (what build commands are wrapped in)
+    #[command(hide = true, name = crate::attend::COMMAND)]
+    Attended {
+        /// The process that the command belongs to: when it dies, the command does
+        parent: u32,
+        /// Take the network away
+        #[arg(long)]
+        without_network: bool,
+        /// The command and its arguments
+        #[arg(required = true, last = true)]
+        words: Vec<std::ffi::OsString>,
+    },
+    /// Run a command without network (what the shell of a step is wrapped in)
     #[command(hide = true, name = crate::sandbox::COMMAND)]
     WithoutNetwork {
         /// The command and its arguments

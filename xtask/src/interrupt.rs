@@ -1,15 +1,15 @@
-//! Ctrl-C and SIGTERM: the first ends every running command's process group, a second one kills them.
+//! Ctrl-C and SIGTERM: the first ends every running command's process group, a second one kills all that commands have started.
 //!
 //! Commands run in groups of their own, so a terminal's Ctrl-C does not reach them by itself. What does not end by itself
 //! within [`GRACE`] is killed without a second signal: who cancels a build in CI cannot send one. Where no command runs, the
 //! program leaves at once: everything it writes is written beside and renamed, so there is nothing to tidy up first but
-//! the terminal and the events.
+//! the terminal and the events. What has left its group is ended by its command's attendant ([`crate::attend`]).
 
 use crate::error::Kind;
-use crate::{events, progress};
-use rustix::process::{Pid, Signal, kill_process_group};
+use crate::{attend, events, progress};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(8);
 
 static RECEIVED: AtomicUsize = AtomicUsize::new(0);
-static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// The groups of running commands, and whether an attendant leads each.
+static GROUPS: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
 
 /// Begins to listen for the signals.
 ///
@@ -37,7 +38,7 @@ pub fn listen() -> anyhow::Result<()> {
                 tidy_up();
                 std::process::exit(Kind::Interrupted as i32);
             }
-            groups.iter().for_each(|group| stop(*group, before + 1));
+            groups.iter().for_each(|(group, attended)| stop(*group, *attended, before + 1));
             if before == 0 {
                 after_the_first(groups.len());
             }
@@ -47,15 +48,16 @@ pub fn listen() -> anyhow::Result<()> {
 }
 
 /// Ends a group as the `count`th signal wants it.
-fn stop(group: i32, count: usize) {
+fn stop(group: i32, attended: bool, count: usize) {
     let Some(group) = Pid::from_raw(group) else { return };
-    if count > 1 {
-        let _ = kill_process_group(group, Signal::KILL);
-    } else {
-        let _ = kill_process_group(group, Signal::TERM);
-        // What was stopped takes nothing but KILL until it goes on.
-        let _ = kill_process_group(group, Signal::CONT);
-    }
+    let _ = match (count, attended) {
+        (0..=1, _) => kill_process_group(group, Signal::TERM),
+        // The attendant kills the others, those out of our reach too; so it has to live.
+        (_, true) => kill_process(group, attend::END),
+        (_, false) => kill_process_group(group, Signal::KILL),
+    };
+    // What was stopped takes nothing but KILL until it goes on.
+    let _ = kill_process_group(group, Signal::CONT);
 }
 
 /// Says what can be done, and does it when nobody else has after a while. In a thread, as standard error may not take it.
@@ -65,7 +67,8 @@ fn after_the_first(count: usize) {
         progress::say(&format!("  interrupted: waiting for {what} to end, {} s at most; once more kills", GRACE.as_secs()));
         std::thread::sleep(GRACE);
         RECEIVED.fetch_add(1, Ordering::SeqCst);
-        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|group| stop(*group, 2));
+        let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.iter().for_each(|(group, attended)| stop(*group, *attended, 2));
     });
 }
 
@@ -99,14 +102,14 @@ pub fn check() -> anyhow::Result<()> {
 pub struct Group(i32);
 
 impl Group {
-    /// Enters the group that the process `id` leads.
-    pub fn enter(id: u32) -> Self {
+    /// Enters the group that the process `id` leads, which is an attendant or the command itself.
+    pub fn enter(id: u32, attended: bool) -> Self {
         let id = i32::try_from(id).unwrap_or(i32::MAX);
-        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).insert(id, attended);
         // A signal between the start of the command and this line has found no group to end.
         let received = RECEIVED.load(Ordering::SeqCst);
         if received > 0 {
-            stop(id, received);
+            stop(id, attended, received);
         }
         Self(id)
     }

@@ -5,6 +5,7 @@
 //! which call [`fuzzing`]; nothing else is for others.
 
 mod archive;
+mod attend;
 mod build;
 mod cli;
 mod commands;
@@ -53,6 +54,9 @@ pub fn main() -> ExitCode {
     if let Command::WithoutNetwork { words } = &cli.command {
         return sandbox::enter(words).map_or_else(|error| error::report(&error), |()| ExitCode::SUCCESS);
     }
+    if let Command::Attended { parent, without_network, words } = &cli.command {
+        return attend::run(*parent, *without_network, words).unwrap_or_else(|error| error::report(&error));
+    }
     if let Some(command) = cli.command.tells_events() {
         events::open(command);
     }
@@ -70,7 +74,7 @@ pub fn main() -> ExitCode {
         Command::Sign(args) => commands::sign::run(args),
         Command::Verify(args) => commands::verify::run(args),
         Command::Lock(command) => commands::lock::run(command),
-        Command::WithoutNetwork { .. } => Ok(()),
+        Command::WithoutNetwork { .. } | Command::Attended { .. } => Ok(()),
     });
     match outcome {
         Ok(()) => {

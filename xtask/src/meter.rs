@@ -148,6 +148,11 @@ impl Shared {
     }
 }
 
+/// The processes whose parent is this one; none where the system does not tell.
+pub fn children_of(parent: i32) -> Vec<i32> {
+    os::processes().into_iter().filter(|process| process.parent == parent).map(|process| process.id).collect()
+}
+
 /// Processor time of this thread.
 fn own_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

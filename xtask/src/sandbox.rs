@@ -2,8 +2,8 @@
 //!
 //! On Linux a command without network runs in a network namespace of its own, which an unprivileged user can have too
 //! (through a user namespace, in which he is still himself). It is entered by running this program again
-//! ([`enter`]), because between fork and exec next to nothing may be done. Only loopback is there, and it is a fresh one: a
-//! daemon of the host cannot be reached either. Where there are no such namespaces (macOS, some containers), the tools' own
+//! ([`crate::attend`], [`enter`]), because between fork and exec next to nothing may be done. Only loopback is there, and it is a
+//! fresh one: a daemon of the host cannot be reached either. Where there are no such namespaces (macOS, some containers), the tools' own
 //! offline switches have to do; they are set in any case.
 
 use crate::error::{Kind, WithKind as _};
@@ -71,9 +71,17 @@ pub fn complaint(line: &str) -> Option<&str> {
 pub fn enter(words: &[OsString]) -> anyhow::Result<()> {
     use std::os::unix::process::CommandExt as _;
     let (program, args) = words.split_first().ok_or_else(|| Kind::Usage.error(format!("{COMMAND} needs a command")))?;
-    os::close_network().kind(Kind::Compile, || "cannot take the network away".to_owned())?;
+    close()?;
     let error = std::process::Command::new(program).args(args).exec();
     Err(Kind::Compile.error(format!("cannot start {}: {error}", program.display())))
+}
+
+/// Moves this process, which must have one thread only, to where no network is.
+///
+/// # Errors
+/// When there is no such namespace to be had here.
+pub fn close() -> anyhow::Result<()> {
+    os::close_network().kind(Kind::Compile, || "cannot take the network away".to_owned())
 }
 
 #[cfg(target_os = "linux")]

@@ -2,8 +2,9 @@
 //!
 //! No shell is involved: a command is a program and its arguments, with an environment that holds nothing but what is
 //! listed, in a process group of its own, and without network unless it is one that fetches. It is echoed so that it can be copied, its output goes to the log line by line,
-//! and anything but exit status 0 is an error. Whatever it leaves running in its group is ended with it.
+//! and anything but exit status 0 is an error. Whatever it leaves running is ended with it, wherever it went ([`crate::attend`]).
 
+use crate::attend;
 use crate::error::Kind;
 use crate::interrupt;
 use crate::progress::{Step, printable};
@@ -150,10 +151,9 @@ impl Command {
 
     fn spawn_and_wait(&self, step: &Step) -> anyhow::Result<(ExitStatus, Cost)> {
         let (reader, writer) = std::io::pipe()?;
-        let mut words: Vec<OsString> = Vec::new();
-        if let Some(wrapper) = sandbox::PROGRAM.as_ref().filter(|_| self.network != Network::Open) {
-            words.extend([wrapper.into(), sandbox::COMMAND.into(), "--".into()]);
-        }
+        let attended = attend::words(self.network != Network::Open && sandbox::PROGRAM.is_some());
+        let is_attended = attended.is_some();
+        let mut words = attended.unwrap_or_default();
         if self.patient {
             // A quarter of the weight that a program has beside it, on Linux.
             words.extend(["nice", "-n", "6"].map(OsString::from));
@@ -168,7 +168,7 @@ impl Command {
         })?;
         // The command holds the pipe's writing end; it has to go, or reading would never end.
         drop(command);
-        let group = interrupt::Group::enter(child.id());
+        let group = interrupt::Group::enter(child.id(), is_attended);
         let metered = step.meter(child.id());
         let (sender, events) = mpsc::channel();
         let lines = sender.clone();

@@ -322,6 +322,46 @@ fn what_ignores_the_first_signal_is_killed_after_a_while() {
     wait_for("the end of all processes", Duration::from_secs(5), || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
 }
 
+/// A component whose compiling starts a process that leaves its group, session and parents, and then takes its time or ends; the
+/// numbers of that process and of the compiling one.
+#[cfg(target_os = "linux")]
+fn deserted(place: &Place, rest: &str) -> (Child, [Pid; 2]) {
+    let pids = place.path("pids");
+    let stray = r"trap '' TERM INT HUP; echo \$$\$$ > stray; exec sleep 1000";
+    let script =
+        format!("(setsid sh -c \"{stray}\" &) ; until test -s stray; do sleep 0.01; done; echo `cat stray` $$$$ > ids.new");
+    place.write("stack/thing/Makefile", format!("all:\n\t@{script}; mv ids.new '{}'; {rest}\n", pids.display()));
+    let run = place.command(&["package"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let found = wait_for("the compile step", PATIENCE, || {
+        let text = fs::read_to_string(&pids).ok()?;
+        let ids: Vec<_> = text.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)).collect();
+        ids.try_into().ok()
+    });
+    (run, found)
+}
+
+/// Whoever leaves the group of a command ends with it all the same: when it ends by itself, when the run is interrupted, and when
+/// the run is killed.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_that_a_command_has_started_outlives_it() {
+    let gone = |pids: [Pid; 2]| {
+        wait_for("the end of all processes", Duration::from_secs(5), || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
+    };
+    let place = compiled("");
+    let (run, pids) = deserted(&place, "exit 1");
+    assert!(!run.wait_with_output().unwrap().status.success());
+    gone(pids);
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let place = compiled("");
+        let (run, pids) = deserted(&place, "sleep 1000");
+        assert!(pids.iter().all(|pid| !is_gone(*pid)));
+        kill_process(Pid::from_child(&run), signal).unwrap();
+        assert_eq!(run.wait_with_output().unwrap().status.code(), code);
+        gone(pids);
+    }
+}
+
 #[test]
 fn an_interrupt_while_nothing_is_built_leaves_at_once_and_ends_the_events() {
     let place = compiled("");
