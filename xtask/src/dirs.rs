@@ -3,10 +3,14 @@
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
 use sha2::{Digest as _, Sha256};
+use std::ffi::OsString;
 use std::fs::{DirBuilder, create_dir_all};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+
+/// The file in a stand-in that holds the path of the build folder it stands in for.
+const STANDS_FOR: &str = "stands-for";
 
 /// The folders that a run writes to.
 #[derive(Clone, Debug)]
@@ -28,8 +32,7 @@ impl Dirs {
             build.clone()
         } else {
             let hash = fingerprint::hex(&Sha256::digest(build.as_os_str().as_bytes()));
-            let user = rustix::process::geteuid().as_raw();
-            std::env::temp_dir().join(format!("dkumonitor-{user}-{}", &hash[..12]))
+            std::env::temp_dir().join(format!("{}{}", stand_in_prefix(), &hash[..12]))
         };
         Self { build, dist, plain }
     }
@@ -66,9 +69,11 @@ impl Dirs {
             }
             _ => {}
         }
-        let meta = plain.symlink_metadata()?;
-        if meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0 {
-            return Ok(());
+        if is_ours_alone(plain) {
+            remove_abandoned(plain.parent().unwrap_or(Path::new("/")));
+            let note = plain.join(STANDS_FOR);
+            return std::fs::write(&note, self.build.as_os_str().as_bytes())
+                .kind(Kind::Stage, || format!("cannot write {}", note.display()));
         }
         Err(Kind::Stage.error(format!(
             "{} stands in for the build folder, whose path holds characters that make cannot bear, but it is not yours \
@@ -186,6 +191,36 @@ impl Dirs {
     }
 }
 
+/// What the names of this user's stand-ins begin with.
+fn stand_in_prefix() -> String {
+    format!("dkumonitor-{}-", rustix::process::geteuid().as_raw())
+}
+
+/// Whether this is a folder that nobody else can enter.
+fn is_ours_alone(folder: &Path) -> bool {
+    folder
+        .symlink_metadata()
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0)
+}
+
+/// Removes the stand-ins of build folders that are no more: a run that was killed has left them, and no other will use them again.
+/// Those of folders that are there are theirs, with the work of a step that failed, perhaps.
+fn remove_abandoned(temporary: &Path) {
+    let prefix = stand_in_prefix();
+    for entry in std::fs::read_dir(temporary).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !entry.file_name().as_bytes().starts_with(prefix.as_bytes()) || !is_ours_alone(&path) {
+            continue;
+        }
+        let Ok(build) = std::fs::read(path.join(STANDS_FOR)) else { continue };
+        let gone = Path::new(&OsString::from_vec(build)).symlink_metadata();
+        if gone.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            // What cannot be removed now is tried again by the next run.
+            let _ = remove_all(&path);
+        }
+    }
+}
+
 /// Removes a folder or file and everything in it; that it is not there is fine. Folders without write permission (Go's
 /// module cache, some archives) are made writable first.
 ///
@@ -236,5 +271,26 @@ mod tests {
         assert!(dirs.make().unwrap_err().to_string().contains("not yours alone"));
         dirs.remove_stand_in();
         assert!(!stand_in.exists());
+    }
+
+    #[test]
+    fn the_stand_in_of_a_build_folder_that_is_no_more_goes_with_the_next_run() {
+        let folder = tempfile::Builder::new().prefix("with a blank ").tempdir().unwrap();
+        let stand_in = |name: &str| {
+            let dirs = Dirs::new(folder.path().join(name), folder.path().join("dist"));
+            dirs.make().unwrap();
+            let stand_in = dirs.work("x").ancestors().nth(2).unwrap().to_owned();
+            create_dir_all(dirs.work("x")).unwrap();
+            (dirs, stand_in)
+        };
+        let ((_, gone), (kept, there)) = (stand_in("one"), stand_in("two"));
+        std::fs::remove_dir_all(folder.path().join("one")).unwrap();
+        let (next, _) = stand_in("three");
+        assert!(!gone.exists(), "what a killed run has left stays");
+        assert!(there.join("wip/x").exists(), "what belongs to a folder that is there was removed");
+        for dirs in [kept, next] {
+            remove_all(&dirs.work("x")).unwrap();
+            dirs.remove_stand_in();
+        }
     }
 }
