@@ -15,7 +15,8 @@
 //! | `services` | the names of the installed services |
 //!
 //! NAME is `grafana`, `carbon`, `carbonapi` or `carbonserver`. Filters: `toml`, `yaml`, `json`, `ini` (Grafana's), `collectd`. Each
-//! gives the value with its quotes, and refuses what its format cannot hold.
+//! gives the value with its quotes, and refuses what its format cannot hold. `string` makes a number a text; the engine's other
+//! filters, tests and functions are left out of the program.
 
 use std::collections::BTreeMap;
 
@@ -95,6 +96,7 @@ pub fn environment() -> Environment<'static> {
         environment.set_syntax(syntax);
     }
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.add_filter("string", text);
     environment.add_filter("toml", quoted);
     environment.add_filter("yaml", quoted);
     environment.add_filter("json", quoted);

@@ -1,14 +1,16 @@
 //! What `dkm top` shows, and what keys do to it. Nothing here touches a terminal or a supervisor.
+//!
+//! The picture is lines of text, written where they belong: the library's tables and its solver of layouts would be a
+//! twentieth of the whole launcher.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ratatui::Frame;
+use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use ratatui::layout::{Alignment, Constraint, Layout};
+use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::{Line, Span, Text};
-use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table, TableState};
 
 use crate::clock::{now_unix, span, utc};
 use crate::commands::status::note;
@@ -56,7 +58,8 @@ pub struct View {
     order: Order,
     /// The service that the cursor is on.
     chosen: Option<String>,
-    table: TableState,
+    /// The first service in the table; those before it are out of sight.
+    first: usize,
     /// What the last key asked for and is to be confirmed.
     asked: Option<(Verb, String)>,
     /// What came of the last thing that was done.
@@ -75,7 +78,7 @@ impl View {
             cpu: BTreeMap::new(),
             order: Order::Start,
             chosen: None,
-            table: TableState::default(),
+            first: 0,
             asked: None,
             message: String::new(),
             log: Vec::new(),
@@ -172,117 +175,154 @@ impl View {
 
     /// Draws everything.
     pub fn draw(&mut self, frame: &mut Frame) {
+        let area = frame.area();
+        let room = area.height.saturating_sub(2);
         let services = u16::try_from(self.look.services.len()).unwrap_or(u16::MAX);
-        let room = frame.area().height.saturating_sub(2);
         // The table as high as it needs, but the log has a third.
-        let table = services.saturating_add(1).min(room.saturating_sub(room / 3)).max(2);
-        let [head, middle, log, foot] =
-            Layout::vertical([Constraint::Length(1), Constraint::Length(table), Constraint::Min(0), Constraint::Length(1)])
-                .areas(frame.area());
-        frame.render_widget(self.head(), head);
-        let (rows, at) = self.rows();
-        self.table.select(at);
-        let widths = [
-            Constraint::Length(
-                self.look.services.iter().map(|service| service.name.len()).max().unwrap_or(0).max(7).try_into().unwrap_or(64),
-            ),
-            Constraint::Length(11),
-            Constraint::Length(8),
-            Constraint::Length(6),
-            Constraint::Length(8),
-            Constraint::Length(13),
-            Constraint::Fill(1),
-        ];
-        let titles = [
-            ("SERVICE", Order::Name),
-            ("STATE", Order::State),
-            ("PID", Order::Start),
-            ("CPU %", Order::Cpu),
-            ("MEMORY", Order::Memory),
-            ("SINCE", Order::Start),
-            ("NOTE", Order::Start),
-        ];
-        let titles = titles.map(|(title, order)| {
-            let by = order == self.order && order != Order::Start;
-            Cell::from(if matches!(title, "PID" | "CPU %" | "MEMORY") {
-                Text::from(title).alignment(Alignment::Right)
-            } else {
-                Text::from(title)
-            })
-            .style(if by { Style::new().add_modifier(Modifier::UNDERLINED) } else { Style::new() })
-        });
-        let table = Table::new(rows, widths)
-            .header(Row::new(titles).style(Style::new().add_modifier(Modifier::BOLD)))
-            .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-        frame.render_stateful_widget(table, middle, &mut self.table);
-        let title = self.chosen.as_ref().map_or_else(String::new, |name| format!(" {name} "));
-        let block = Block::new().borders(Borders::TOP).title(title);
-        let lines = usize::from(block.inner(log).height);
-        let shown: Vec<Line> = self.log[self.log.len().saturating_sub(lines)..]
-            .iter()
-            .map(|line| Line::from(line.replace('\t', "    ")))
-            .collect();
-        frame.render_widget(Paragraph::new(shown).block(block), log);
-        frame.render_widget(self.foot(), foot);
+        let table = services.saturating_add(1).min(room - room / 3).max(2).min(room);
+        let buffer = frame.buffer_mut();
+        put(buffer, 0, 0, &self.head(), Style::new().add_modifier(Modifier::BOLD));
+        self.draw_table(buffer, table);
+        self.draw_log(buffer, 1 + table, room - table);
+        if area.height > 1 {
+            let (text, style) = self.foot();
+            put(buffer, 0, area.height - 1, &text, style);
+            // What is asked stands out as a whole line.
+            buffer.set_style(Rect::new(0, area.height - 1, area.width, 1), style);
+        }
     }
 
-    fn head(&self) -> Line<'_> {
+    /// The titles and as many services as there is room for, the one with the cursor among them.
+    fn draw_table(&mut self, buffer: &mut Buffer, height: u16) {
+        if height == 0 {
+            return;
+        }
+        let (rows, at) = self.rows();
+        let shown = usize::from(height - 1);
+        // Nothing is left empty below, and the cursor is in sight.
+        let at_most = rows.len().saturating_sub(shown);
+        let cursor = at.unwrap_or(0);
+        self.first = self.first.min(at_most).clamp((cursor + 1).saturating_sub(shown.max(1)), cursor);
+        let longest = self.look.services.iter().map(|service| service.name.len()).max().unwrap_or(0).max(7);
+        // The last one has the rest of the line.
+        let widths = [longest, 11, 8, 6, 8, 13, usize::MAX];
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        let titles = TITLES.map(|(title, order)| {
+            let by = order == self.order && order != Order::Start;
+            (title.to_owned(), if by { bold.add_modifier(Modifier::UNDERLINED) } else { bold })
+        });
+        let lines = std::iter::once(titles).chain(rows.into_iter().skip(self.first).take(shown));
+        for (y, cells) in (1..).zip(lines) {
+            let mut x = 0;
+            for (column, (text, style)) in cells.into_iter().enumerate() {
+                let width = widths[column];
+                let right = RIGHT.contains(&column);
+                let text = if right { format!("{text:>width$}") } else { text };
+                let end = put_within(buffer, x, y, &text, width, style);
+                x = if width == usize::MAX { end } else { x.saturating_add(width.saturating_add(1)) };
+            }
+        }
+        if let Some(at) = at.and_then(|at| at.checked_sub(self.first)).filter(|&at| at < shown) {
+            let line = Rect::new(0, 2 + u16::try_from(at).unwrap_or(0), buffer.area.width, 1);
+            buffer.set_style(line, Style::new().add_modifier(Modifier::REVERSED));
+        }
+    }
+
+    /// The last lines of the chosen service, below a line with its name.
+    fn draw_log(&self, buffer: &mut Buffer, top: u16, height: u16) {
+        let Some(lines) = height.checked_sub(1) else { return };
+        put(buffer, 0, top, &"─".repeat(buffer.area.width.into()), Style::new());
+        if let Some(name) = &self.chosen {
+            put(buffer, 0, top, &format!(" {name} "), Style::new());
+        }
+        let from = self.log.len().saturating_sub(lines.into());
+        for (y, line) in (top + 1..).zip(&self.log[from..]) {
+            put(buffer, 0, y, &line.replace('\t', "    "), Style::new());
+        }
+    }
+
+    fn head(&self) -> String {
         let supervisor = match &self.look.supervisor {
             Some(supervisor) => format!("supervisor {}, process {}", supervisor.version, supervisor.pid),
             None => "no supervisor".to_owned(),
         };
         let running = self.look.services.iter().filter(|service| service.state == "running").count();
         let memory: u64 = self.look.services.iter().filter_map(|service| service.usage).map(|usage| usage.rss).sum();
-        let text = format!(
-            "{}  {supervisor}  {running} of {} run, {}  {}",
-            self.title,
-            self.look.services.len(),
-            bytes(memory),
-            utc(now_unix())
-        );
-        Line::from(text).style(Style::new().add_modifier(Modifier::BOLD))
+        let (number, memory) = (self.look.services.len(), bytes(memory));
+        format!("{}  {supervisor}  {running} of {number} run, {memory}  {}", self.title, utc(now_unix()))
     }
 
     /// The rows, and which of them the cursor is on.
-    fn rows(&self) -> (Vec<Row<'static>>, Option<usize>) {
+    fn rows(&self) -> (Vec<Cells>, Option<usize>) {
         let now = now_unix();
         let services = self.sorted();
         let at = services.iter().position(|service| Some(service.name.as_str()) == self.chosen());
-        let right = |text: String| Cell::from(Text::from(text).alignment(Alignment::Right));
+        let none = || "-".to_owned();
         let rows = services.into_iter().map(|service| {
-            let share = self.share(&service.name).map_or_else(|| "-".to_owned(), |share| format!("{share:.1}"));
-            let since =
-                if service.since == 0 { "-".to_owned() } else { span(Duration::from_secs(now.saturating_sub(service.since))) };
-            Row::new([
-                Cell::from(service.name.clone()),
-                Cell::from(Span::styled(service.state.clone(), colour(service))),
-                right(service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
-                right(share),
-                right(service.usage.map_or_else(|| "-".to_owned(), |usage| bytes(usage.rss))),
-                Cell::from(since),
-                Cell::from(note(service)),
-            ])
+            let since = if service.since == 0 { none() } else { span(Duration::from_secs(now.saturating_sub(service.since))) };
+            let texts = [
+                service.name.clone(),
+                service.state.clone(),
+                service.pid.map_or_else(none, |pid| pid.to_string()),
+                self.share(&service.name).map_or_else(none, |share| format!("{share:.1}")),
+                service.usage.map_or_else(none, |usage| bytes(usage.rss)),
+                since,
+                note(service),
+            ];
+            let mut cells = texts.map(|text| (text, Style::new()));
+            cells[1].1 = colour(service);
+            cells
         });
         (rows.collect(), at)
     }
 
-    fn foot(&self) -> Line<'_> {
+    fn foot(&self) -> (String, Style) {
         if let Some((verb, service)) = &self.asked {
             let verb = match verb {
                 Verb::Start => "start",
                 Verb::Stop => "stop",
                 _ => "restart",
             };
-            return Line::from(format!("{verb} {service}? y does it, any other key does not"))
-                .style(Style::new().add_modifier(Modifier::REVERSED));
+            let text = format!("{verb} {service}? y does it, any other key does not");
+            return (text, Style::new().add_modifier(Modifier::REVERSED));
         }
         if let Some(error) = &self.look.error {
-            return Line::from(error.as_str()).style(Style::new().fg(Color::Red));
+            return (error.clone(), Style::new().fg(Color::Red));
         }
-        if !self.message.is_empty() {
-            return Line::from(self.message.as_str());
-        }
-        Line::from("q quit  ↑↓ choose  s start  t stop  r restart  order: n name  a state  c CPU  m memory  o as started")
+        let text = if self.message.is_empty() { KEYS } else { &self.message };
+        (text.to_owned(), Style::new())
+    }
+}
+
+/// The cells of one line of the table.
+type Cells = [(String, Style); 7];
+
+/// The columns, and by what order they are marked.
+const TITLES: [(&str, Order); 7] = [
+    ("SERVICE", Order::Name),
+    ("STATE", Order::State),
+    ("PID", Order::Start),
+    ("CPU %", Order::Cpu),
+    ("MEMORY", Order::Memory),
+    ("SINCE", Order::Start),
+    ("NOTE", Order::Start),
+];
+
+/// The columns of numbers.
+const RIGHT: [usize; 3] = [2, 3, 4];
+
+const KEYS: &str = "q quit  ↑↓ choose  s start  t stop  r restart  order: n name  a state  c CPU  m memory  o as started";
+
+/// Writes a text as far as the line goes.
+fn put(buffer: &mut Buffer, x: usize, y: u16, text: &str, style: Style) {
+    put_within(buffer, x, y, text, usize::MAX, style);
+}
+
+/// Writes a text as far as a width and the line go; where it ends.
+fn put_within(buffer: &mut Buffer, x: usize, y: u16, text: &str, width: usize, style: Style) -> usize {
+    match u16::try_from(x) {
+        Ok(x) if x < buffer.area.width && y < buffer.area.height => buffer.set_stringn(x, y, text, width, style).0.into(),
+        _ => x,
     }
 }
 
@@ -396,6 +436,27 @@ mod tests {
         }
         assert_eq!(view.chosen(), Some("carbonapi"), "the cursor stays with its service");
         assert_eq!(press(&mut view, "q"), Wish::Quit);
+    }
+
+    #[test]
+    fn the_cursor_stays_in_sight_and_a_line_ends_with_the_terminal() {
+        let mut view = View::new("/data".into());
+        let services: Vec<Status> = (0..40).map(|number| service(&format!("s{number}"), "running", 0, 0)).collect();
+        view.take(Look { services, ..Look::default() }, Instant::now());
+        view.log = vec!["ü".repeat(300)];
+        // Twelve lines: head, titles, six services, the log's two and its line, foot.
+        let first = |view: &mut View| picture(view)[2].split(' ').next().unwrap().to_owned();
+        assert_eq!(first(&mut view), "s0");
+        press(&mut view, "jjjjjj");
+        assert_eq!(first(&mut view), "s1");
+        assert_eq!(view.chosen(), Some("s6"));
+        press(&mut view, "kkk");
+        assert_eq!(first(&mut view), "s1", "it moves only when it has to");
+        view.press(KeyEvent::new(KeyCode::End, KeyModifiers::NONE));
+        assert_eq!(first(&mut view), "s34");
+        view.press(KeyEvent::new(KeyCode::Home, KeyModifiers::NONE));
+        assert_eq!(first(&mut view), "s0");
+        assert_eq!(picture(&mut view)[9], "ü".repeat(100));
     }
 
     #[test]
