@@ -19,7 +19,10 @@ use crate::home::Home;
 /// # Errors
 /// When neither a supervisor nor the folder tells.
 pub fn run(home: &Home, options: &Shown) -> Result<ExitCode> {
-    let (_, mut services) = look(home, false)?;
+    let (supervisor, mut services) = look(home, false)?;
+    for problem in supervisor.iter().flat_map(|supervisor| &supervisor.problems) {
+        eprintln!("dkm: the supervisor: {}", harmless_line(problem.as_bytes()));
+    }
     let unknown = narrow(home, &options.names.services, &mut services);
     show(&services, options.output.json)?;
     Ok(ExitCode::from(if unknown { UNKNOWN } else { code(&services) }))

@@ -79,34 +79,6 @@ pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(stream, sockopt::PeerCredentials)?.uid())
 }
 
-/// Gives back the memory of our own code and constants. They are read in again as they are used: what only the start or a request
-/// needed does not count as ours for years. What the program has changed is not touched.
-pub fn forget_code() {
-    unsafe extern "C" fn forget(object: *mut libc::dl_phdr_info, _: libc::size_t, _: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: the system gives a valid description, whose segments are mapped for as long as the program runs. Those that are
-        // not writable are as they are in the file, so that dropping them changes nothing. The first object is the program itself.
-        unsafe {
-            let object = &*object;
-            let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096);
-            for number in 0..usize::from(object.dlpi_phnum) {
-                let segment = &*object.dlpi_phdr.add(number);
-                if segment.p_type != libc::PT_LOAD || segment.p_flags & libc::PF_W != 0 {
-                    continue;
-                }
-                let (Ok(base), Ok(at)) = (usize::try_from(object.dlpi_addr), usize::try_from(segment.p_vaddr)) else {
-                    continue;
-                };
-                let start = (base + at) / page * page;
-                let end = base + at + usize::try_from(segment.p_memsz).unwrap_or(0);
-                libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
-            }
-        }
-        1
-    }
-    // SAFETY: the function above fits, and takes no data.
-    unsafe { libc::dl_iterate_phdr(Some(forget), std::ptr::null_mut()) };
-}
-
 /// Lets a pipe hold more before its writer has to wait.
 pub fn enlarge_pipe(pipe: &impl AsRawFd, bytes: i32) {
     // SAFETY: fcntl(2) with a number. Its failure leaves the pipe as it was.

@@ -131,9 +131,6 @@ pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(nix::unistd::getpeereid(stream)?.0.as_raw())
 }
 
-/// The system does that by itself.
-pub fn forget_code() {}
-
 /// Pipes grow by themselves here.
 pub fn enlarge_pipe(_pipe: &impl AsRawFd, _bytes: i32) {}
 

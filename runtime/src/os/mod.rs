@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 
 use crate::service::Resource;
 
+mod rest;
 pub mod terminal;
 
 #[cfg(target_os = "linux")]
@@ -30,9 +31,11 @@ pub mod macos;
 #[cfg(target_os = "macos")]
 pub use macos as platform;
 
+pub use rest::rest;
+
 pub use platform::{
-    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, forget_code, group_members, is_delegated, move_bytes,
-    parent_of, peek, peer_uid, port_owner, processes_in_use, start_time, tagged, unread_bytes, watch,
+    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, group_members, is_delegated, move_bytes, parent_of,
+    peek, peer_uid, port_owner, processes_in_use, start_time, tagged, unread_bytes, watch,
 };
 
 /// What one process uses.
@@ -129,9 +132,10 @@ pub fn lead_session(command: &mut Command, lock: &File) {
         let text = decimal(&mut digits, std::process::id());
         // SAFETY: plain system calls on a descriptor that the caller keeps open until the child has executed.
         unsafe {
+            // Over what is there: on a full disk nothing could be written to an empty file.
             if libc::fcntl(fd, libc::F_SETFD, 0) < 0
-                || libc::ftruncate(fd, 0) < 0
                 || libc::pwrite(fd, text.as_ptr().cast(), text.len(), 0) < 0
+                || libc::ftruncate(fd, text.len() as libc::off_t) < 0
             {
                 return Err(io::Error::last_os_error());
             }

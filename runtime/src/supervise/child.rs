@@ -87,6 +87,17 @@ pub fn lock(path: &Path) -> Result<Option<File>> {
     Ok(None)
 }
 
+/// Writes the number of who holds a lock into it: over what is there, since on a full disk nothing could be written to an empty file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn sign(lock: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let text = format!("{}\n", std::process::id());
+    lock.write_all_at(text.as_bytes(), 0)?;
+    lock.set_len(text.len() as u64)
+}
+
 /// The PID in a lock that somebody holds; none when nobody does.
 #[must_use]
 pub fn holder(path: &Path) -> Option<i32> {
@@ -94,7 +105,7 @@ pub fn holder(path: &Path) -> Option<i32> {
     match file.try_lock_shared() {
         // Several may look at the same time: sharing keeps them from taking each other for a holder.
         Ok(()) => None,
-        Err(_) => Some(std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)),
+        Err(_) => Some(std::fs::read_to_string(path).ok().and_then(|text| text.lines().next()?.parse().ok()).unwrap_or(0)),
     }
 }
 

@@ -77,6 +77,9 @@ const UNWATCHED: Duration = Duration::from_secs(1);
 /// How long the listener is left alone when no descriptor is left for who wants in.
 const CROWDED: Duration = Duration::from_millis(100);
 
+/// Memory is given back no more often than this, unless clients were here: what is used all the time is soon there again.
+const REST_GAP: Duration = Duration::from_secs(10);
+
 /// The signals that mean something to us.
 const SIGNALS: [Signal; 7] =
     [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
@@ -111,8 +114,8 @@ pub struct Supervisor {
     store_problem: Option<String>,
     tidying: Tidying,
     keeper: logs::keeper::Keeper,
-    /// Whether code was used since the last rest that is seldom needed.
-    rested: bool,
+    /// Before when no wait is a rest.
+    rest_at: Instant,
     /// For spreading pauses; no more random than that needs.
     seed: u64,
     buffer: Vec<u8>,
@@ -196,8 +199,7 @@ fn lock(home: &Home) -> Result<Option<std::fs::File>> {
     std::fs::create_dir_all(home.run().join("log")).with_context(|| format!("cannot make {}", home.run().display()))?;
     std::env::set_current_dir(home.run()).with_context(|| format!("cannot enter {}", home.run().display()))?;
     let Some(lock) = child::lock(&home.supervisor_lock())? else { return Ok(None) };
-    let number = format!("{}\n", std::process::id());
-    lock.set_len(0).and_then(|()| std::io::Write::write_all(&mut &lock, number.as_bytes()))?;
+    child::sign(&lock).with_context(|| format!("cannot write {}", home.supervisor_lock().display()))?;
     Ok(Some(lock))
 }
 
@@ -237,7 +239,7 @@ impl Supervisor {
             store_problem: None,
             tidying: Tidying::default(),
             keeper: logs::keeper::Keeper::default(),
-            rested: false,
+            rest_at: Instant::now(),
             buffer: vec![0; 64 * 1024],
         };
         supervisor.load()?;
@@ -292,11 +294,6 @@ impl Supervisor {
                 return Ok(());
             }
             self.clients.retain(|(client, _)| !client.is_over(now));
-            // Nothing is due: this may be a rest of days.
-            if !self.rested && self.clients.is_empty() && self.deadline().is_none() {
-                self.rested = true;
-                os::forget_code();
-            }
             for (source, flags) in self.wait()? {
                 self.take_in(source, flags);
             }
@@ -304,7 +301,7 @@ impl Supervisor {
     }
 
     /// Waits until something happens, and says what.
-    fn wait(&self) -> Result<Vec<(Source, PollFlags)>> {
+    fn wait(&mut self) -> Result<Vec<(Source, PollFlags)>> {
         let mut sources = vec![Source::Signals];
         let mut fds = vec![PollFd::new(os::borrow(self.signals.as_raw_fd()), PollFlags::POLLIN)];
         let mut add = |source, (fd, flags)| {
@@ -331,16 +328,23 @@ impl Supervisor {
                 add(Source::Watch(at), (watch.as_raw_fd(), PollFlags::POLLIN));
             }
         }
-        let timeout = match self.deadline() {
-            None => PollTimeout::NONE,
+        let (now, deadline) = (Instant::now(), self.deadline());
+        let result = match deadline {
+            // Nothing is due: this may be a rest of days.
+            None if self.clients.is_empty() && self.rest_at <= now => {
+                self.rest_at = now + REST_GAP;
+                os::rest(&mut fds)
+            }
+            None => poll(&mut fds, PollTimeout::NONE).map(drop),
             // One more: poll counts in whole milliseconds, and to wake early is to wake twice.
             Some(at) => {
-                let millis = at.saturating_duration_since(Instant::now()).as_micros().div_ceil(1_000);
-                PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
+                let millis = at.saturating_duration_since(now).as_micros().div_ceil(1_000);
+                let timeout = PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX);
+                poll(&mut fds, timeout).map(drop)
             }
         };
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
+        match result {
+            Ok(()) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot wait for events"),
         }
         let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
@@ -362,7 +366,8 @@ impl Supervisor {
         match source {
             Source::Signals => self.take_signals(now),
             Source::Listener => {
-                self.rested = false;
+                // Much is used for a client that is seldom needed.
+                self.rest_at = now;
                 let (new, crowded) = server::accept(&self.listener, self.clients.len(), now);
                 self.crowded_until = crowded.then(|| now + CROWDED);
                 self.clients.extend(new.into_iter().map(|client| (client, Doing::Nothing)));

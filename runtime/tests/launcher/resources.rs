@@ -174,3 +174,38 @@ fn a_clock_that_jumps_changes_nothing_but_the_dates() {
     }
     assert!(next > 50);
 }
+
+/// Without a byte of space where the supervisor keeps its things: what dies comes back, the supervisor too, and `status` says what
+/// cannot be written. Everything happens in a world of its own, where that folder is a small file system.
+#[test]
+fn on_a_full_disk_what_dies_comes_back_and_status_says_what_is_wrong() {
+    let bench = Bench::installed(&[shell("go-carbon", "exec sleep 1000"), shell("carbonapi", "exec sleep 1000")]);
+    let script = r#"
+        mount -t tmpfs -o size=2m,mode=700 tmpfs run || exit 77
+        until_so() { n=0; until "$@"; do n=$((n+1)); [ $n -lt 400 ] || { echo "never: $*"; exit 1; }; sleep 0.05; done; }
+        renewed() { new=$("$dkm" pid go-carbon) && [ "$new" != 0 ] && [ "$new" != "$old" ]; }
+        says() { "$dkm" status 2>&1 | grep -q 'the supervisor: cannot write .*No space left'; }
+        silent() { ! says; }
+        "$dkm" start || exit 1
+        old=$("$dkm" pid go-carbon)
+        cat /dev/zero > run/filler && { echo 'the disk does not get full'; exit 1; }
+        kill -9 "$old"
+        until_so renewed
+        until_so says
+        kill -9 "$("$dkm" pid)"
+        "$dkm" start || exit 1
+        [ "$("$dkm" pid go-carbon)" = "$new" ] || { echo 'it was not adopted'; exit 1; }
+        until_so says
+        rm run/filler
+        until_so silent
+        "$dkm" shutdown"#;
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).current_dir(bench.data());
+    let output = command.env("dkm", bench.data().join("bin/dkm")).output().unwrap();
+    let said = text(&output);
+    if output.status.code() == Some(77) || said.contains("unshare failed") || said.contains("Operation not permitted") {
+        eprintln!("passed over: this machine allows no user namespaces: {said}");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+}

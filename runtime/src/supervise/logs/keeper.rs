@@ -15,7 +15,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, PipeWriter, Write};
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -189,15 +189,14 @@ pub fn run(root: &OsStr) -> Result<()> {
             None => {}
         }
     };
-    lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id()))?;
+    child::sign(&lock).context("cannot write the keeper's number")?;
     loop {
-        os::forget_code();
         let mut fds = [
             PollFd::new(os::borrow(signals.as_raw_fd()), PollFlags::POLLIN),
             PollFd::new(os::borrow(io::stdin().as_raw_fd()), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
+        match os::rest(&mut fds) {
+            Ok(()) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot wait"),
         }
         let ended = fds[1].revents().is_some_and(|events| !events.is_empty());
