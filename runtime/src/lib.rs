@@ -58,6 +58,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
     let called_as = arguments.first().cloned().unwrap_or_else(|| "dkm".into());
     let name = Path::new(&called_as).file_name().and_then(|name| name.to_str()).unwrap_or("dkm").to_owned();
+    admit_what_cannot_be_printed(name.clone());
     let result = match name.as_str() {
         "installer" if arguments.iter().any(|word| word == "--verify") => {
             match cli::InstallerVerify::try_parse_from(arguments) {
@@ -82,6 +83,18 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         eprintln!("{name}: {error:#}");
         ExitCode::from(commands::exit::of(&error))
     })
+}
+
+/// A standard output that takes nothing (a full disk behind it) is said in words: Rust's own way is to panic.
+fn admit_what_cannot_be_printed(name: String) {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if let Some(why) = info.payload_as_str().and_then(|text| text.strip_prefix("failed printing to stdout: ")) {
+            eprintln!("{name}: cannot write to the standard output: {why}");
+            std::process::exit(1);
+        }
+        otherwise(info);
+    }));
 }
 
 /// Help goes out with 0, misuse with 2.

@@ -82,6 +82,27 @@ mod tests {
         assert_eq!(obstacle(address, Protocol::Tcp), None);
     }
 
+    /// As carbonapi does it: a second one of its kind would get in without a word, and every other connection.
+    #[test]
+    fn one_that_shares_its_port_is_an_obstacle_too() {
+        use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
+        use std::os::fd::AsRawFd;
+        let sharing = |port| {
+            let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+            socket::setsockopt(&socket, sockopt::ReusePort, &true).unwrap();
+            socket::bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
+            socket::listen(&socket, socket::Backlog::new(8).unwrap()).unwrap();
+            TcpListener::from(socket)
+        };
+        let first = sharing(0);
+        let address = first.local_addr().unwrap();
+        let second = sharing(address.port());
+        assert_eq!(second.local_addr().unwrap(), address, "this system does not let them share");
+        for all in [address, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port())] {
+            assert!(obstacle(all, Protocol::Tcp).unwrap().contains("is taken by process"), "{all}");
+        }
+    }
+
     #[test]
     fn addresses() {
         assert_eq!(parse_address("[::1]").unwrap(), IpAddr::from(Ipv6Addr::LOCALHOST));

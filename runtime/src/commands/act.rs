@@ -12,7 +12,7 @@ use super::text::{harmless, harmless_line, json, shown};
 use super::{exit, interrupt, reread};
 use crate::cli::dkm::{Output, Waiting};
 use crate::clock::span;
-use crate::control::client::{Conversation, Heard};
+use crate::control::client::{self, Conversation, Heard};
 use crate::control::{Problem, Reply, Request, Status, Verb};
 use crate::home::Home;
 use crate::os::terminal;
@@ -57,21 +57,18 @@ pub fn ask(home: &Home, stream: UnixStream, request: &Request, waiting: &Waiting
     if request.wait {
         interrupt::prepare();
     }
-    let mut conversation = Conversation::begin(stream, request)?;
-    let done = loop {
-        match conversation.listen(Some(watch.next_look()))? {
-            Heard::Reply(Reply::Progress { service }) => watch.told(&service),
-            Heard::Reply(done @ Reply::Done { .. }) => break done,
-            Heard::Reply(_) => {
-                watch.clear();
-                bail!("the supervisor gave an answer of another kind");
-            }
-            Heard::Nothing if !watch.is_over() => watch.draw(),
-            Heard::Nothing => return Err(watch.give_up(exit::TIME_OVER, &format!("not done after {}", span(limit)))),
-            Heard::Interrupted => return Err(watch.give_up(exit::INTERRUPTED, "interrupted")),
-        }
-    };
+    let mut stream = Some(stream);
+    let done = client::persist(|| {
+        // These may be asked twice: of a supervisor that died meanwhile nobody knows what it has done. The next one adopts what runs.
+        let stream = match stream.take() {
+            None if matches!(request.verb, Verb::Start | Verb::Stop | Verb::Shutdown) => client::connect_or_start(home)?,
+            None => bail!("{}", client::WentAway),
+            Some(stream) => stream,
+        };
+        converse(stream, request, &mut watch, limit)
+    });
     watch.clear();
+    let done = done?;
     let Reply::Done { services, problems, changes, .. } = &done else { bail!("the supervisor gave an answer of another kind") };
     if output.json {
         println!("{}", json(&done, true)?);
@@ -82,6 +79,21 @@ pub fn ask(home: &Home, stream: UnixStream, request: &Request, waiting: &Waiting
     }
     problems.iter().for_each(|problem| explain(home, problem));
     Ok(ExitCode::from(if problems.is_empty() { exit::GOOD } else { exit::FAILED }))
+}
+
+/// Asks, and follows what happens to the end.
+fn converse(stream: UnixStream, request: &Request, watch: &mut Watch<'_>, limit: Duration) -> Result<Reply> {
+    let mut conversation = Conversation::begin(stream, request)?;
+    loop {
+        match conversation.listen(Some(watch.next_look()))? {
+            Heard::Reply(Reply::Progress { service }) => watch.told(&service),
+            Heard::Reply(done @ Reply::Done { .. }) => return Ok(done),
+            Heard::Reply(_) => bail!("the supervisor gave an answer of another kind"),
+            Heard::Nothing if !watch.is_over() => watch.draw(),
+            Heard::Nothing => return Err(watch.give_up(exit::TIME_OVER, &format!("not done after {}", span(limit)))),
+            Heard::Interrupted => return Err(watch.give_up(exit::INTERRUPTED, "interrupted")),
+        }
+    }
 }
 
 /// What is known of the services while they are waited for.

@@ -154,6 +154,10 @@ fn request(verb: control::Verb, services: &[String], waiting: Waiting) -> Reques
 /// # Errors
 /// When a living supervisor cannot be asked.
 fn look(home: &Home, usage: bool) -> Result<(Option<SupervisorStatus>, Vec<Status>)> {
+    client::persist(|| look_once(home, usage))
+}
+
+fn look_once(home: &Home, usage: bool) -> Result<(Option<SupervisorStatus>, Vec<Status>)> {
     if let Some(stream) = client::connect(home)? {
         let request = Request { usage, ..Request::new(control::Verb::Status, &[]) };
         let Reply::Done { supervisor, services, .. } = client::ask(home, stream, &request)? else {

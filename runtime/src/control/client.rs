@@ -1,5 +1,6 @@
 //! The commands' side of the control socket: find the supervisor, start it if need be, ask, listen.
 
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -150,6 +151,43 @@ impl Named for Command {
     }
 }
 
+/// A supervisor that died, or was dying already, while it was asked: nobody knows what it has done.
+#[derive(Debug)]
+pub struct WentAway;
+
+impl fmt::Display for WentAway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the supervisor went away before it had answered")
+    }
+}
+
+impl std::error::Error for WentAway {}
+
+/// How long the end of a dying supervisor is waited for, which takes a moment until then.
+const DYING: Duration = Duration::from_secs(3);
+
+/// Does something that asks a supervisor, and again when that died meanwhile.
+///
+/// # Errors
+/// What `ask` fails with, if it is anything else, or for too long.
+pub fn persist<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + DYING;
+    loop {
+        match ask() {
+            Err(error) if error.is::<WentAway>() && Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+            done => return done,
+        }
+    }
+}
+
+/// What the failure of a conversation means.
+fn broken(error: std::io::Error, what: &'static str) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => WentAway.into(),
+        _ => anyhow::Error::new(error).context(what),
+    }
+}
+
 /// How long a living supervisor may take to answer what it need not wait for.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
@@ -181,7 +219,7 @@ impl Conversation {
         let mut line = serde_json::to_vec(request).context("cannot write the request")?;
         line.push(b'\n');
         stream.set_write_timeout(Some(ANSWER_TIME)).context("cannot ask the supervisor")?;
-        stream.write_all(&line).context("cannot ask the supervisor")?;
+        stream.write_all(&line).map_err(|error| broken(error, "cannot ask the supervisor"))?;
         stream.set_nonblocking(true).context("cannot listen to the supervisor")?;
         Ok(Self { stream, heard: Vec::new() })
     }
@@ -205,7 +243,7 @@ impl Conversation {
                 };
             }
             match self.stream.read(&mut buffer) {
-                Ok(0) => bail!("the supervisor went away before it had answered"),
+                Ok(0) => return Err(WentAway.into()),
                 Ok(count) => self.heard.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => match interrupt::wait(Some(&self.stream), until) {
@@ -213,7 +251,7 @@ impl Conversation {
                     Woken::Time => return Ok(Heard::Nothing),
                     Woken::Interrupted => return Ok(Heard::Interrupted),
                 },
-                Err(error) => return Err(error).context("cannot hear the supervisor"),
+                Err(error) => return Err(broken(error, "cannot hear the supervisor")),
             }
         }
     }

@@ -316,6 +316,23 @@ fn logs_are_merged_by_time_and_followed_without_a_gap() {
     until("them to be older than that", || bench.good(&["logs", "--since", "20ms"]).is_empty());
 }
 
+/// A full disk behind the standard output is told, by a number too.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_is_an_error_in_words() {
+    let bench = Bench::installed(&[shell("go-carbon", "exec sleep 1000"), shell("carbonapi", "exec sleep 1000")]);
+    for arguments in [&["status"][..], &["status", "--json"], &["avail"], &["version"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = bench.command(arguments).stdout(full).output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("dkm: cannot write to the standard output: No space left") && !said.contains("panicked"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let bench = with(&[shell("talker", "for i in $(seq 1 5000); do echo line $i; done; exec sleep 1000")]);

@@ -25,7 +25,9 @@ pub fn files(bench: &Bench, service: &str) -> Vec<PathBuf> {
     let folder = bench.data().join("run/log");
     let name = format!("{service}.log");
     let mut by_time: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for entry in fs::read_dir(&folder).unwrap().flatten() {
+    // Twice: one that is compressed while the folder is read may have neither of its names in what is read.
+    let listed: Vec<_> = (0..2).flat_map(|_| fs::read_dir(&folder).unwrap().flatten()).collect();
+    for entry in listed {
         let file = entry.file_name().into_string().unwrap();
         let Some(rest) = file.strip_prefix(&name) else { continue };
         if rest.ends_with(".idx") || rest.ends_with('~') {

@@ -115,6 +115,30 @@ fn who_waits_gets_the_answer_before_another_program_takes_over() {
     assert!(answers.last().unwrap().contains("\"done\""), "{answers:?}");
 }
 
+/// A supervisor that was killed and is not dead yet still takes connections; and one that dies while it is asked has perhaps done it.
+#[test]
+fn a_command_outlives_the_supervisor_that_it_asked() {
+    let mut slow = shell("go-carbon", "exec sleep 1000");
+    slow["probes"] = json!([{"exec": ["/bin/sh", "-c", "test -e ready"], "period-s": 0.02}]);
+    let bench = Bench::installed(&[slow, shell("carbonapi", "exec sleep 1000")]);
+    let start = bench.command(&["start"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn();
+    until("it to start", || bench.status("go-carbon")["state"] == "starting" && bench.state("carbonapi") == "running");
+    let (supervisor, service) = (bench.pid(""), bench.pid("go-carbon"));
+    send(supervisor, Signal::SIGKILL);
+    // Whoever asks now meets one that is dead, dying, or new; and is answered.
+    for _ in 0..20 {
+        assert_ne!(bench.dkm(&["status"]).status.code(), Some(1));
+    }
+    fs::write(bench.data().join("ready"), "").unwrap();
+    let output = start.unwrap().wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(bench.pid("go-carbon"), service);
+    for verb in ["start", "stop"] {
+        send(bench.pid(""), Signal::SIGKILL);
+        bench.good(&[verb]);
+    }
+}
+
 #[test]
 fn a_stop_goes_on_when_the_supervisor_dies_in_it() {
     let stubborn = |word: &str| {

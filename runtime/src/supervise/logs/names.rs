@@ -72,10 +72,22 @@ pub fn rotated(log: &Path, ms: u64) -> PathBuf {
 }
 
 /// The rotated files of a log, oldest first, each once.
+///
+/// A folder is read in pieces, and one that is compressed meanwhile may be in none of them: the new name comes after its piece was
+/// read, and the old one is gone before its own is. It cannot happen to the same file a second time, so the folder is read twice.
 #[must_use]
 pub fn old(log: &Path) -> Vec<Old> {
-    let (Some(folder), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else { return Vec::new() };
-    let mut out: Vec<Old> = Vec::new();
+    let mut out = Vec::new();
+    for _ in 0..2 {
+        collect_old(log, &mut out);
+    }
+    out.sort_by_key(|old| (old.ended, !old.compressed));
+    out.dedup_by_key(|old| old.ended);
+    out
+}
+
+fn collect_old(log: &Path, out: &mut Vec<Old>) {
+    let (Some(folder), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else { return };
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(entry) = entry.file_name().into_string() else { continue };
         let Some(rest) = entry.strip_prefix(name).and_then(|rest| rest.strip_prefix('.')) else { continue };
@@ -84,9 +96,6 @@ pub fn old(log: &Path) -> Vec<Old> {
             out.push(Old { ended, path: folder.join(&entry), compressed });
         }
     }
-    out.sort_by_key(|old| (old.ended, !old.compressed));
-    out.dedup_by_key(|old| old.ended);
-    out
 }
 
 #[cfg(test)]
@@ -121,5 +130,30 @@ mod tests {
         assert_eq!(bytes(&log, 1_000), 3, "plain, compressed, index");
         found.iter().for_each(|old| remove(&log, old.ended));
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 5);
+    }
+
+    #[test]
+    fn none_is_missed_while_they_are_compressed() {
+        const COUNT: u64 = 3_000;
+        let temp = tempfile::tempdir().unwrap();
+        let log = temp.path().join("a.log");
+        (0..COUNT).for_each(|at| fs::write(rotated(&log, at), "").unwrap());
+        let compress = {
+            let log = log.clone();
+            move || {
+                for at in 0..COUNT {
+                    let plain = rotated(&log, at);
+                    fs::write(added(&plain, ".gz~"), "").unwrap();
+                    fs::rename(added(&plain, ".gz~"), added(&plain, COMPRESSED)).unwrap();
+                    fs::remove_file(plain).unwrap();
+                }
+            }
+        };
+        let compressor = std::thread::spawn(compress);
+        while !compressor.is_finished() {
+            assert_eq!(old(&log).len() as u64, COUNT);
+        }
+        compressor.join().unwrap();
+        assert!(old(&log).iter().all(|old| old.compressed));
     }
 }
