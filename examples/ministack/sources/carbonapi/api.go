@@ -27,7 +27,7 @@ func newAPI(servers []string, now func() time.Time) http.Handler {
 	for _, end := range []string{"", "/{$}"} {
 		mux.HandleFunc("/render"+end, a.render)
 		mux.HandleFunc("/metrics/find"+end, a.find)
-		mux.HandleFunc("/lb_check"+end, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Ok") })
+		mux.HandleFunc("/lb_check"+end, a.check)
 		mux.HandleFunc("/version"+end, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, BuildVersion) })
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -38,6 +38,18 @@ func newAPI(servers []string, now func() time.Time) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, mostForm)
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// check answers "Ok"; asked for the backends, it asks them, and names those that do not answer.
+func (a *api) check(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Has("backends") {
+		_, _ = a.backends.find(r.Context(), "*") // whoever fails is remembered
+		if missing := a.backends.whoIsMissing(); len(missing) > 0 {
+			http.Error(w, strings.Join(missing, "\n"), http.StatusServiceUnavailable)
+			return
+		}
+	}
+	fmt.Fprintln(w, "Ok")
 }
 
 // line is one series of an answer, as Graphite's JSON has it: values with their times in seconds.
@@ -64,7 +76,7 @@ func (a *api) render(w http.ResponseWriter, r *http.Request) {
 		log.Printf("cannot answer %q: %v", r.Form["target"], err)
 		http.Error(w, "cannot ask the backends: "+err.Error(), http.StatusServiceUnavailable)
 	default:
-		respond(w, lines)
+		a.respond(w, lines)
 	}
 }
 
@@ -162,9 +174,9 @@ func (a *api) find(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if format == "completer" {
-		respond(w, completer(matches))
+		a.respond(w, completer(matches))
 	} else {
-		respond(w, treejson(query, matches))
+		a.respond(w, treejson(query, matches))
 	}
 }
 
@@ -216,8 +228,11 @@ func completer(matches []found) any {
 	return map[string]any{"metrics": items}
 }
 
-func respond(w http.ResponseWriter, answer any) {
+func (a *api) respond(w http.ResponseWriter, answer any) {
 	w.Header().Set("Content-Type", "application/json")
+	if missing := a.backends.whoIsMissing(); len(missing) > 0 {
+		w.Header().Set("X-Carbonapi-Missing-Backends", strings.Join(missing, ", "))
+	}
 	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		log.Printf("cannot answer: %v", err)
 	}

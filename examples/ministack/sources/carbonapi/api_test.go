@@ -162,6 +162,31 @@ func TestAStorageThatIsAwayIsNamed(t *testing.T) {
 	}
 }
 
+func TestWhoIsMissingIsSaid(t *testing.T) {
+	server, gone := carbonserver(t), httptest.NewServer(nil)
+	handler := newAPI([]string{server.URL, gone.URL}, func() time.Time { return time.Unix(5000, 0) })
+	get := func(path string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		return w
+	}
+	gone.Close()
+	w := get("/render?format=json&target=h.slow")
+	if w.Code != 200 || !strings.Contains(w.Body.String(), "h.slow") || w.Header().Get("X-Carbonapi-Missing-Backends") != gone.URL {
+		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+	}
+	if w := get("/lb_check"); w.Code != 200 {
+		t.Errorf("it still serves, and says %d", w.Code)
+	}
+	if w := get("/lb_check?backends"); w.Code != 503 || !strings.Contains(w.Body.String(), gone.URL) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	handler = newAPI([]string{server.URL}, time.Now)
+	if w := get("/lb_check?backends"); w.Code != 200 || w.Header().Get("X-Carbonapi-Missing-Backends") != "" {
+		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+	}
+}
+
 func TestFind(t *testing.T) {
 	server := carbonserver(t)
 	_, body := ask(t, server.URL, url.Values{"query": {"h.*"}, "format": {"treejson"}})

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -39,10 +41,41 @@ type found struct {
 type backends struct {
 	servers []string
 	client  http.Client
+
+	mutex   sync.Mutex
+	missing map[string]string // who did not answer the last time, and why
 }
 
 func newBackends(servers []string) *backends {
-	return &backends{servers: servers, client: http.Client{Timeout: 30 * time.Second}}
+	return &backends{servers: servers, client: http.Client{Timeout: 30 * time.Second}, missing: map[string]string{}}
+}
+
+// note remembers how a server's last request has ended, and says so when that changes.
+func (b *backends) note(server string, err error) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	_, was := b.missing[server]
+	var user userError
+	switch {
+	case err == nil || errors.As(err, &user):
+		delete(b.missing, server)
+		if was {
+			log.Printf("a backend answers again: %s", server)
+		}
+	case errors.Is(err, context.Canceled): // its own sender has given it up
+	default:
+		b.missing[server] = err.Error()
+		if !was {
+			log.Printf("a backend does not answer: %s: %v", server, err)
+		}
+	}
+}
+
+// whoIsMissing lists those servers, sorted.
+func (b *backends) whoIsMissing() []string {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	return slices.Sorted(maps.Keys(b.missing))
 }
 
 // fetch asks every server. It fails only if none answers, and then names each with its reason.
@@ -50,15 +83,14 @@ func (b *backends) fetch(ctx context.Context, path string, query url.Values, tak
 	query.Set("format", "json")
 	var failures []error
 	for _, server := range b.servers {
-		if err := b.ask(ctx, server+path+"?"+query.Encode(), take); err != nil {
+		err := b.ask(ctx, server+path+"?"+query.Encode(), take)
+		b.note(server, err)
+		if err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", server, err))
 		}
 	}
 	if len(failures) == len(b.servers) {
 		return errors.Join(failures...)
-	}
-	for _, failure := range failures {
-		log.Printf("answered without %v", failure)
 	}
 	return nil
 }
