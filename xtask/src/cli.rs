@@ -46,6 +46,8 @@ pub enum Command {
     Sign(Sign),
     /// Check an archive, an unpacked bundle or a release: checksums, signatures, every file against the manifest
     Verify(Verify),
+    /// Write docs/flags.md anew, or manual pages and completions to a folder
+    Manual(Manual),
     /// Check the pins in vendor.lock, or pin another version
     #[command(subcommand)]
     Lock(Lock),
@@ -362,6 +364,20 @@ pub enum Subject {
     Build,
     /// The launcher, against supervisord and s6
     Launcher,
+}
+
+/// Write what is made from the definitions of commands and flags.
+///
+/// Without a folder docs/flags.md is written anew, which a test compares with the definitions. With one, the manual pages
+/// and completions that the bundle ships.
+#[derive(Args, Debug)]
+pub struct Manual {
+    /// The folder to write man/ and completions/ to
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// Those of `cargo xtask` instead, which the bundle does not ship
+    #[arg(long, requires = "folder")]
+    pub builder: bool,
 }
 
 /// Sign what was made without a key.

@@ -145,7 +145,7 @@ pub fn settings(action: &Action<'_>) -> Vec<(String, String)> {
             let no_matter = |name: &str| NO_MATTER_NPM.iter().any(|word| name.contains(word));
             lines("npm_config_userconfig", ".npmrc", &no_matter).into_iter().collect()
         }
-        Action::Autotools(_) | Action::Cargo(_) => Vec::new(),
+        Action::Autotools(_) | Action::Cargo(_) | Action::Manual => Vec::new(),
     }
 }
 

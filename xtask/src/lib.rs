@@ -22,6 +22,7 @@ mod host;
 mod interrupt;
 mod key;
 mod logs;
+mod manual;
 mod meter;
 mod patch;
 mod plan;
@@ -73,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(args),
         Command::Sign(args) => commands::sign::run(args),
         Command::Verify(args) => commands::verify::run(args),
+        Command::Manual(args) => commands::manual::run(args),
         Command::Lock(command) => commands::lock::run(command),
         Command::WithoutNetwork { .. } | Command::Attended { .. } => Ok(()),
     });

@@ -88,6 +88,7 @@ fn tools_of<'a>(recipes: &[&'a Recipe], bootstrap: &[&str], host: &Host) -> Need
                     need("cargo", None);
                     need("cc", None);
                 }
+                Action::Manual => {}
             }
         }
         recipe.needs.tools.iter().for_each(|tool| need(tool, None));
@@ -264,6 +265,8 @@ impl Manager {
             (Self::Apt, "go") => &["golang-go"],
             (Self::Apt, "node") => &["nodejs"],
             (Self::Apt, "collectd") => &["collectd-core"],
+            (Self::Apt, "man") => &["man-db", "groff-base"],
+            (Self::Apt, "ss") => &["iproute2"],
             (Self::Apt, "xz") => &["xz-utils"],
             (Self::Apt | Self::Dnf, "cargo") => &["cargo"],
             (Self::Dnf, "cc") => &["gcc"],

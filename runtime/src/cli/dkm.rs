@@ -130,12 +130,10 @@ pub enum Verb {
     /// service runs.
     Run(Run),
     /// A live view of all services on this terminal
-    #[cfg(feature = "terminal")]
     Top(Top),
     /// The shell that is also there without a verb
     ///
     /// From a file or a pipe it reads a command a line, and ends as the last one that failed.
-    #[cfg(feature = "terminal")]
     Shell,
     /// Check the definitions of the services, and let each service check its own configuration
     ///

@@ -50,15 +50,18 @@ complete -c dkm -l socket -r -F
 /// # Errors
 /// Never; it is a verb like others.
 pub fn script(shell: Shell) -> Result<ExitCode> {
-    print!(
-        "{}",
-        match shell {
-            Shell::Bash => BASH,
-            Shell::Zsh => ZSH,
-            Shell::Fish => FISH,
-        }
-    );
+    print!("{}", function(shell));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The function for a shell.
+#[must_use]
+pub fn function(shell: Shell) -> &'static str {
+    match shell {
+        Shell::Bash => BASH,
+        Shell::Zsh => ZSH,
+        Shell::Fish => FISH,
+    }
 }
 
 /// Prints what can come in place of the last word, one a line, with a tab and a word of explanation.

@@ -82,7 +82,7 @@ pub fn run(arguments: &Dkm, called_as: &OsStr) -> Result<ExitCode> {
         #[cfg(feature = "terminal")]
         None => shell::run(&home),
         #[cfg(not(feature = "terminal"))]
-        None => Ok(ExitCode::SUCCESS),
+        None => bail!("this program was compiled without a shell"),
     }
 }
 
@@ -118,6 +118,9 @@ fn act(home: &Home, verb: &Verb) -> Result<ExitCode> {
         Verb::Top(options) => top::run(home, options),
         #[cfg(feature = "terminal")]
         Verb::Shell => shell::run(home),
+        // The builder has the definitions of all verbs, for the manual, and not what stands behind these.
+        #[cfg(not(feature = "terminal"))]
+        Verb::Top(_) | Verb::Shell => bail!("this program was compiled without what terminals show"),
         Verb::Check(options) => check::run(home, options),
         Verb::Supervisor { start: false } => supervise::run(home.clone()).map(|()| ExitCode::SUCCESS),
         Verb::Supervisor { start: true } => supervise::run_all(home.clone()).map(|()| ExitCode::SUCCESS),

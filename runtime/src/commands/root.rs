@@ -61,22 +61,22 @@ pub fn may_change() -> Result<()> {
 
 /// Whether a verb leaves everything as it is.
 fn only_looks(verb: &Verb) -> bool {
-    match verb {
+    matches!(
+        verb,
         Verb::Status(_)
-        | Verb::Wait(_)
-        | Verb::Pid(_)
-        | Verb::Avail(_)
-        | Verb::Version(_)
-        | Verb::Events(_)
-        | Verb::Tail(_)
-        | Verb::Maintail(_)
-        | Verb::Logs(_)
-        | Verb::Fg(_)
-        | Verb::Reread(_)
-        | Verb::Completions { .. }
-        | Verb::Complete { .. } => true,
-        #[cfg(feature = "terminal")]
-        Verb::Shell | Verb::Top(_) => true,
-        _ => false,
-    }
+            | Verb::Wait(_)
+            | Verb::Pid(_)
+            | Verb::Avail(_)
+            | Verb::Version(_)
+            | Verb::Events(_)
+            | Verb::Tail(_)
+            | Verb::Maintail(_)
+            | Verb::Logs(_)
+            | Verb::Fg(_)
+            | Verb::Reread(_)
+            | Verb::Completions { .. }
+            | Verb::Complete { .. }
+            | Verb::Shell
+            | Verb::Top(_)
+    )
 }

@@ -10,6 +10,7 @@ mod cargo;
 mod collect;
 mod gather;
 mod go;
+mod manual;
 mod node;
 mod prepare;
 mod work;
@@ -126,7 +127,7 @@ impl Build<'_> {
         let commands = match step.action() {
             Action::Go(go) => go::dependencies(self, step, go, &dir)?,
             Action::Node(node) => node::dependencies(self, step, node, &dir)?,
-            Action::Autotools(_) => Vec::new(),
+            Action::Autotools(_) | Action::Manual => Vec::new(),
             Action::Cargo(cargo) => cargo::dependencies(self, step, cargo, &dir)?,
         };
         // One that says itself that it has no network keeps its word.
@@ -145,6 +146,7 @@ impl Build<'_> {
             Action::Node(node) => node::commands(self, step, node, &dir)?,
             Action::Autotools(autotools) => autotools::commands(self, step, autotools, &dir),
             Action::Cargo(cargo) => cargo::commands(self, step, cargo, &dir)?,
+            Action::Manual => manual::commands(self, step, &dir)?,
         };
         Ok(self.in_their_turn(commands))
     }

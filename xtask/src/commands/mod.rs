@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod explain;
 pub mod fetch;
 pub mod lock;
+pub mod manual;
 pub mod package;
 pub mod plan;
 pub mod shell;

@@ -156,6 +156,8 @@ impl<'a> Keys<'a> {
             // one by the environment is worth a word.
             Action::Cargo(_) if matches!(material, Material::Workspace) => add("rust", Some(workspace_rust())),
             Action::Cargo(_) => add("rust", version_of("rustc")),
+            // It is this program that writes it.
+            Action::Manual => add("manual", Some(crate::manual::identity())),
         }
         for tool in &recipe.needs.tools {
             add(tool, version_of(tool));

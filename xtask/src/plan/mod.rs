@@ -364,7 +364,7 @@ impl<'a> Plan<'a> {
 
 /// Whether a kind of step has something to be fetched before it.
 fn has_needs(step: &Step) -> bool {
-    !matches!(step.action(), Action::Autotools(_))
+    !matches!(step.action(), Action::Autotools(_) | Action::Manual)
 }
 
 /// How long a node takes that never ran here.
@@ -376,6 +376,7 @@ fn guess(job: Job, recipe: &Recipe) -> Duration {
             Action::Cargo(_) => 60,
             Action::Go(_) => 40,
             Action::Autotools(_) => 30,
+            Action::Manual => 1,
         },
         Job::Fetch | Job::Unpack | Job::Patch | Job::Collect | Job::Stage | Job::Archive => 1,
     };

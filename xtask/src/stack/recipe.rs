@@ -105,6 +105,7 @@ pub struct Step {
     node: Option<Node>,
     autotools: Option<Autotools>,
     cargo: Option<Cargo>,
+    manual: Option<Manual>,
 }
 
 fn here() -> PathBuf {
@@ -122,6 +123,8 @@ pub enum Action<'a> {
     Autotools(&'a Autotools),
     /// cargo.
     Cargo(&'a Cargo),
+    /// This program's own writing.
+    Manual,
 }
 
 /// Settings of a `go` step: one of `package` (`go build`), `run` (`go run`) and `generate` (`go generate`).
@@ -202,15 +205,21 @@ pub struct Cargo {
     pub r#static: bool,
 }
 
+/// A `manual` step writes the launcher's manual pages and completions to `dest/share/`. It has no settings.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manual {}
+
 impl Step {
     /// What the step does. A recipe that was read has exactly one kind in each step.
     pub fn action(&self) -> Action<'_> {
-        match (&self.go, &self.node, &self.autotools, &self.cargo) {
+        match (&self.go, &self.node, &self.autotools, &self.cargo, &self.manual) {
             (Some(go), ..) => Action::Go(go),
             (_, Some(node), ..) => Action::Node(node),
-            (_, _, Some(autotools), _) => Action::Autotools(autotools),
-            (_, _, _, Some(cargo)) => Action::Cargo(cargo),
-            (None, None, None, None) => unreachable!("checked when the recipe was read"),
+            (_, _, Some(autotools), ..) => Action::Autotools(autotools),
+            (_, _, _, Some(cargo), _) => Action::Cargo(cargo),
+            (_, _, _, _, Some(_)) => Action::Manual,
+            (None, None, None, None, None) => unreachable!("checked when the recipe was read"),
         }
     }
 
@@ -219,6 +228,7 @@ impl Step {
             + usize::from(self.node.is_some())
             + usize::from(self.autotools.is_some())
             + usize::from(self.cargo.is_some())
+            + usize::from(self.manual.is_some())
     }
 }
 
@@ -312,7 +322,7 @@ fn step_problems(step: &Step, toolchain: &Toolchain) -> Vec<String> {
     let mut problems = Vec::new();
     if step.kinds() != 1 {
         problems.push(format!(
-            "needs exactly one of [step.go], [step.node], [step.autotools] and [step.cargo], has {}",
+            "needs exactly one of [step.go], [step.node], [step.autotools], [step.cargo] and [step.manual], has {}",
             step.kinds()
         ));
         return problems;
@@ -354,6 +364,7 @@ fn step_problems(step: &Step, toolchain: &Toolchain) -> Vec<String> {
                 problems.push("bins is empty".to_owned());
             }
         }
+        Action::Manual => {}
     }
     problems
 }
