@@ -351,9 +351,21 @@ pub struct Bench {
     /// Of the launcher: measure this program instead of compiling it
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
-    /// Of the launcher: how long to watch it do nothing
+    /// Of the launcher and the monitor: how long to watch it do nothing
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub idle: u64,
+    /// Of the monitor: how many series are sent
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub series: u32,
+    /// Of the monitor: how many points are sent in a second, of all series; 0 for as fast as they are taken
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub rate: u32,
+    /// Of the monitor: for how long they are sent at that rate
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: u32,
+    /// Of the monitor: only send points, measure nothing else
+    #[arg(long)]
+    pub only_points: bool,
 }
 
 /// What can be measured.
@@ -364,6 +376,8 @@ pub enum Subject {
     Build,
     /// The launcher, against supervisord and s6
     Launcher,
+    /// What a bundle makes of a machine: points taken and kept, times to start, the cost of doing nothing
+    Monitor,
 }
 
 /// Write what is made from the definitions of commands and flags.

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 
 mod launcher;
 mod measure;
+mod monitor;
 mod synthetic;
 
 /// A file so large or smaller stands for one component among several, in bytes: of a real bundle that is every program but
@@ -27,8 +28,10 @@ const COMPONENT: u64 = 32 * 1024 * 1024;
 /// # Errors
 /// When a command cannot be run.
 pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
-    if args.subject == cli::Subject::Launcher {
-        return launcher::run(args);
+    match args.subject {
+        cli::Subject::Launcher => return launcher::run(args),
+        cli::Subject::Monitor => return monitor::run(args),
+        cli::Subject::Build => {}
     }
     if let Some(target) = &args.only_archive {
         // What is measured from outside, in a process that does nothing else.

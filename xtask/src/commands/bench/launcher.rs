@@ -5,6 +5,7 @@
 //! temporary folder, and is ended by its number. Nothing here passes or fails: the goals are printed beside the figures.
 
 use super::super::workspace;
+use super::measure::{field, kill, median_of as median, millis, wait_for};
 use crate::{cli, toolchain};
 use anyhow::Context as _;
 use peers::{Ours, Peer, S6, Supervisord};
@@ -13,9 +14,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 mod peers;
-
-/// No condition may take longer.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How many bytes of log are carried for the throughput.
 const LOG_BYTES: usize = 200_000_000;
@@ -281,36 +279,4 @@ fn row(what: &str, peers: &[Box<dyn Peer>], figures: &[f64], unit: &str, goal: &
 
 fn medians(all: Vec<Vec<f64>>) -> Vec<f64> {
     all.into_iter().map(median).collect()
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
-/// A number of a file in /proc/PID.
-fn field(pid: i32, file: &str, name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next()?.parse().ok())
-}
-
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
-    let begin = Instant::now();
-    while !holds() {
-        anyhow::ensure!(begin.elapsed() < PATIENCE, "waited too long for {what}");
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    Ok(())
-}
-
-/// Sends a signal to one process of a supervisor that was started here.
-fn kill(pid: i32, signal: i32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| pid > 1) {
-        let signal = if signal == libc::SIGKILL { rustix::process::Signal::KILL } else { rustix::process::Signal::TERM };
-        let _ = rustix::process::kill_process(pid, signal);
-    }
 }

@@ -5,6 +5,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wait4::Wait4 as _;
 
+/// No condition may take longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Runs both in turn and gives the medians.
 pub(super) fn in_turn(
     runs: u8,
@@ -59,4 +62,39 @@ pub(super) fn shell(line: &str, paths: &[&std::path::Path]) -> anyhow::Result<()
     let status = Command::new("bash").args(["-o", "pipefail", "-c", line, "bash"]).args(paths).stdout(Stdio::null()).status();
     anyhow::ensure!(status.context("cannot start bash")?.success(), "`{line}` failed");
     Ok(())
+}
+
+/// The median of figures.
+pub(super) fn median_of(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// As a number for people.
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// A number of a file in /proc/PID.
+pub(super) fn field(pid: i32, file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next()?.parse().ok())
+}
+
+/// Waits until something holds.
+pub(super) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    while !holds() {
+        anyhow::ensure!(begin.elapsed() < PATIENCE, "waited too long for {what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
+/// Sends a signal to one process of a supervisor that was started here.
+pub(super) fn kill(pid: i32, signal: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| pid > 1) {
+        let signal = if signal == libc::SIGKILL { rustix::process::Signal::KILL } else { rustix::process::Signal::TERM };
+        let _ = rustix::process::kill_process(pid, signal);
+    }
 }
