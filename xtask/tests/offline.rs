@@ -64,8 +64,7 @@ fn toolchain() -> String {
 type Component<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
 
 /// A stack of small components from folders.
-fn small_stack(components: &[Component<'_>]) -> Place {
-    let place = Place::new();
+fn small_stack(place: Place, components: &[Component<'_>]) -> Place {
     let mut lock = String::new();
     for (name, recipe, files) in components {
         lock += &format!("[[source]]\nname = \"{name}\"\nversion = \"1.0\"\npath = \"sources/{name}\"\nlicense = \"MIT\"\n");
@@ -148,29 +147,32 @@ static SMALL: LazyLock<Place> = LazyLock::new(|| {
          [[install]]\nfrom = \"src/tool\"\nto = \"bin/tool\"\n"
     );
     let go_mod = "module small\n\ngo 1.24.0\n\nrequire github.com/BurntSushi/toml v1.6.0\n";
-    let place = small_stack(&[
-        ("tool", &go_recipe, &[("go.mod", go_mod), ("go.sum", &go_sum), ("main.go", GO_MAIN)]),
-        (
-            "npm",
-            &node_recipe("build", "npm"),
-            &[("package.json", &package_json("")), ("package-lock.json", &npm_lock()), ("build.js", BUILD_JS)],
-        ),
-        (
-            "yarn1",
-            &node_recipe("build", "yarn1"),
-            &[("package.json", &package_json("yarn@1.22.22")), ("yarn.lock", &yarn_1_lock()), ("build.js", BUILD_JS)],
-        ),
-        (
-            "yarn4",
-            &node_recipe("build", "yarn4"),
-            &[
-                ("package.json", &package_json("yarn@4.9.2")),
-                ("yarn.lock", YARN_4_LOCK),
-                (".yarnrc.yml", "nodeLinker: node-modules\n"),
-                ("build.js", BUILD_JS),
-            ],
-        ),
-    ]);
+    let place = small_stack(
+        Place::lasting("small"),
+        &[
+            ("tool", &go_recipe, &[("go.mod", go_mod), ("go.sum", &go_sum), ("main.go", GO_MAIN)]),
+            (
+                "npm",
+                &node_recipe("build", "npm"),
+                &[("package.json", &package_json("")), ("package-lock.json", &npm_lock()), ("build.js", BUILD_JS)],
+            ),
+            (
+                "yarn1",
+                &node_recipe("build", "yarn1"),
+                &[("package.json", &package_json("yarn@1.22.22")), ("yarn.lock", &yarn_1_lock()), ("build.js", BUILD_JS)],
+            ),
+            (
+                "yarn4",
+                &node_recipe("build", "yarn4"),
+                &[
+                    ("package.json", &package_json("yarn@4.9.2")),
+                    ("yarn.lock", YARN_4_LOCK),
+                    (".yarnrc.yml", "nodeLinker: node-modules\n"),
+                    ("build.js", BUILD_JS),
+                ],
+            ),
+        ],
+    );
     // What the other export holds need not be fetched again: node, for one.
     let mirror = place.path("mirror");
     let words = ["vendor-export", text(&mirror), "--mirror", text(&MINISTACK)];
@@ -281,7 +283,7 @@ fn a_damaged_file_of_an_export_is_named_and_an_export_mends_it() {
 
 #[test]
 fn no_folder_with_something_else_in_it_becomes_a_mirror() {
-    let place = small_stack(&[]);
+    let place = small_stack(Place::new(), &[]);
     place.one_component(&["https://127.0.0.1:1/x.tar.gz".to_owned()], b"");
     place.write("papers/diary.txt", "mine");
     place.xtask(&["vendor-export", text(&place.path("papers"))]).bad(2, &["diary.txt", "empty folder"]);
@@ -306,31 +308,34 @@ fn a_step_that_tries_the_network_is_told_from_one_that_fails_otherwise_whatever_
     let manifest = |name: &str, rest: &str| {
         format!("[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[workspace]\n{rest}")
     };
-    let place = small_stack(&[
-        ("go", &go, &[("go.mod", "module small\n\ngo 1.24.0\n"), ("main.go", GO_MAIN)]),
-        (
-            "npm",
-            &node_recipe("build", "npm"),
-            &[("package.json", &script("", "npm install left-pad")), ("package-lock.json", &empty_lock)],
-        ),
-        (
-            "yarn",
-            &node_recipe("build", "yarn"),
-            &[("package.json", &script("yarn@4.9.2", "yarn add left-pad@1.3.0")), ("yarn.lock", &yarn_lock)],
-        ),
-        (
-            "cargo",
-            cargo,
-            &[
-                ("Cargo.toml", &manifest("tool", "")),
-                ("Cargo.lock", "version = 4\n\n[[package]]\nname = \"tool\"\nversion = \"1.0.0\"\n"),
-                ("build.rs", build_rs),
-                ("src/main.rs", "fn main() {}\n"),
-                ("other/Cargo.toml", &manifest("other", "[dependencies]\nno-such-crate-anywhere = \"1\"\n")),
-                ("other/src/lib.rs", ""),
-            ],
-        ),
-    ]);
+    let place = small_stack(
+        Place::new(),
+        &[
+            ("go", &go, &[("go.mod", "module small\n\ngo 1.24.0\n"), ("main.go", GO_MAIN)]),
+            (
+                "npm",
+                &node_recipe("build", "npm"),
+                &[("package.json", &script("", "npm install left-pad")), ("package-lock.json", &empty_lock)],
+            ),
+            (
+                "yarn",
+                &node_recipe("build", "yarn"),
+                &[("package.json", &script("yarn@4.9.2", "yarn add left-pad@1.3.0")), ("yarn.lock", &yarn_lock)],
+            ),
+            (
+                "cargo",
+                cargo,
+                &[
+                    ("Cargo.toml", &manifest("tool", "")),
+                    ("Cargo.lock", "version = 4\n\n[[package]]\nname = \"tool\"\nversion = \"1.0.0\"\n"),
+                    ("build.rs", build_rs),
+                    ("src/main.rs", "fn main() {}\n"),
+                    ("other/Cargo.toml", &manifest("other", "[dependencies]\nno-such-crate-anywhere = \"1\"\n")),
+                    ("other/src/lib.rs", ""),
+                ],
+            ),
+        ],
+    );
     let said = here(&["package", "--mirror", text(&MINISTACK)], &place.path("stack"), &place.path("build"))
         .bad(7, &["4 components failed"]);
     let told: Vec<&str> = said.lines().filter(|line| line.contains("It tried to use the network")).collect();

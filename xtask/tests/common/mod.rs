@@ -14,22 +14,39 @@ use std::time::{Duration, Instant};
 
 /// A stack in a folder whose name has blanks, with its build and dist folders.
 pub struct Place {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Ends the folder with the place.
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl Place {
     /// An empty stack.
     pub fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("a place with blanks ").tempdir().unwrap();
-        for name in ["stack/recipes", "stack/patches"] {
-            fs::create_dir_all(folder.path().join(name)).unwrap();
+        let temporary = tempfile::Builder::new().prefix("a place with blanks ").tempdir().unwrap();
+        Self::made(temporary.path().to_owned(), Some(temporary))
+    }
+
+    /// An empty stack for a static, which nothing ends: its folder stays until the next one of that name is made.
+    pub fn lasting(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("a place with blanks {name}"));
+        if folder.exists() {
+            // Go's module cache is read-only.
+            assert!(Command::new("chmod").args(["-R", "u+w"]).arg(&folder).status().unwrap().success());
+            fs::remove_dir_all(&folder).unwrap();
         }
-        Self { folder }
+        Self::made(folder, None)
+    }
+
+    fn made(folder: PathBuf, temporary: Option<tempfile::TempDir>) -> Self {
+        for name in ["stack/recipes", "stack/patches"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        Self { folder, _temporary: temporary }
     }
 
     /// A path in it.
     pub fn path(&self, inner: &str) -> PathBuf {
-        self.folder.path().join(inner)
+        self.folder.join(inner)
     }
 
     /// Writes a file, folders on the way included.
