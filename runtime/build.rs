@@ -17,11 +17,12 @@ fn main() {
     // Only the program that ships is static, against musl.
     if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl") {
         // Relocations of a static program that runs from any address, packed (DT_RELR, which musl knows since 1.2.4): 105 KB less. A
-        // linker that is too old for it ignores the word.
-        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+        // linker that is too old for it ignores the word. Both words are such that a C compiler hands them on to the linker, and a
+        // linker that is called without one, as when crossing, knows them too.
+        println!("cargo::rustc-link-arg-bins=-zpack-relative-relocs");
         let script = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("no-unwinding.ld");
         match std::fs::write(&script, NO_UNWINDING) {
-            Ok(()) => ["-Xlinker", "-T", "-Xlinker"].iter().for_each(|word| println!("cargo::rustc-link-arg-bins={word}")),
+            Ok(()) => println!("cargo::rustc-link-arg-bins=-T"),
             Err(error) => println!("cargo::error=cannot write {}: {error}", script.display()),
         }
         println!("cargo::rustc-link-arg-bins={}", script.display());

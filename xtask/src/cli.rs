@@ -3,6 +3,7 @@
 use crate::archive::Format;
 use crate::fetch::Mirror;
 use crate::progress::Verbosity;
+use crate::target::Target;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// Make the package: fetch, unpack, patch, compile, stage, archive
     Package(Package),
+    /// Make everything that is published of a version: package, signatures, checksums, notes; publishes nothing
+    Release(Release),
     /// Bring all sources into the build folder, and what they depend on if it is wanted
     Fetch(Fetch),
     /// Write a folder with everything that a build fetches: a --mirror for a machine without internet
@@ -77,6 +80,7 @@ impl Command {
     pub fn tells_events(&self) -> Option<&'static str> {
         match self {
             Self::Package(args) if args.events.json => Some("package"),
+            Self::Release(args) if args.package.events.json => Some("release"),
             Self::Fetch(args) if args.events.json => Some("fetch"),
             Self::VendorExport(args) if args.events.json => Some("vendor-export"),
             _ => None,
@@ -93,6 +97,10 @@ pub struct Common {
     /// Folder for everything in between [default: build/, or build/stack-NAME/ for another stack]
     #[arg(long, value_name = "DIR")]
     pub build_dir: Option<PathBuf>,
+    /// Make it for this platform, such as aarch64-unknown-linux-musl, and name the bundle so; docs/release.md tells what can be crossed
+    /// [default: this machine's]
+    #[arg(long, value_name = "TRIPLE", value_parser = Target::parse)]
+    pub target: Option<Target>,
     /// Work on these components (and the launcher) only; the bundle is then named `partial`
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub only: Vec<String>,
@@ -202,6 +210,26 @@ pub struct Package {
     pub install_missing: bool,
     #[command(flatten)]
     pub events: Events,
+}
+
+/// Make everything that is published of a version.
+///
+/// Refuses a work tree that is not as committed, a tag that is there already, and a version without an entry in CHANGELOG.md. Then
+/// makes the package (all its flags are taken) and puts archives, signatures, SHA256SUMS and the notes into dist/release-VERSION/,
+/// which is there whole or not at all. Publishes nothing; docs/release.md says what does.
+#[derive(Args, Debug)]
+pub struct Release {
+    /// Do all but sign; the folder is named release-VERSION-dry-run
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The tag that this is for, which is there already, and at this commit
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+    /// Make no package: take what `package` has written from this folder, as on other machines
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    #[command(flatten)]
+    pub package: Package,
 }
 
 /// Bring all sources into the build folder.

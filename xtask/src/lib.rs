@@ -28,6 +28,7 @@ mod patch;
 mod plan;
 mod preflight;
 mod progress;
+mod release;
 mod sandbox;
 mod schedule;
 mod share;
@@ -38,6 +39,7 @@ mod stack;
 mod stage;
 mod store;
 mod supply;
+mod target;
 mod toolchain;
 mod unpack;
 mod verify;
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
     }
     let outcome = interrupt::listen().and_then(|()| match &cli.command {
         Command::Package(args) => commands::package::run(args),
+        Command::Release(args) => commands::release::run(args),
         Command::Fetch(args) => commands::fetch::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Explain(args) => commands::explain::run(args),

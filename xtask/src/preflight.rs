@@ -8,6 +8,7 @@ use crate::error::{Kind, write_stderr};
 use crate::host::{self, Host};
 use crate::progress;
 use crate::stack::recipe::{Action, Recipe};
+use crate::target::Target;
 use crate::toolchain;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,12 +32,12 @@ pub struct Finding {
 }
 
 /// Looks at everything that building these recipes needs. `bootstrap` names those whose source has no `configure`.
-pub fn check(recipes: &[&Recipe], bootstrap: &[&str], host: &Host, dirs: &Dirs) -> Vec<Finding> {
+pub fn check(recipes: &[&Recipe], bootstrap: &[&str], host: &Host, dirs: &Dirs, target: Target) -> Vec<Finding> {
     let mut findings: Vec<Finding> = tools_of(recipes, bootstrap, host)
         .into_iter()
         .map(|(tool, (oldest, users))| look(&tool, oldest, &users, host))
         .collect();
-    findings.extend(rust_targets(recipes));
+    findings.extend(rust_targets(recipes, target));
     findings.extend(memory(recipes));
     findings.extend(disk(recipes, dirs));
     findings
@@ -112,12 +113,17 @@ pub fn look(tool: &str, oldest: Option<&str>, users: &[&str], host: &Host) -> Fi
     Finding { what, state, mend }
 }
 
-fn rust_targets(recipes: &[&Recipe]) -> Option<Finding> {
-    let users: Vec<&str> = recipes.iter().filter(|recipe| needs_musl(recipe)).map(|recipe| recipe.name.as_str()).collect();
-    if users.is_empty() {
-        return None;
-    }
-    Some(rust_target(&toolchain::musl_target(), &users.join(", ")))
+/// The Rust target that programs among these have to be compiled for by name.
+fn rust_targets(recipes: &[&Recipe], target: Target) -> Option<Finding> {
+    let wanted = |recipe: &Recipe| {
+        recipe.steps.iter().find_map(|step| match step.action() {
+            Action::Cargo(cargo) => target.rust(cargo.r#static),
+            _ => None,
+        })
+    };
+    let users: Vec<_> = recipes.iter().filter_map(|recipe| Some((wanted(recipe)?, recipe.name.as_str()))).collect();
+    let (triple, _) = users.first()?;
+    Some(rust_target(triple, &users.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ")))
 }
 
 /// Looks for a target of the Rust toolchain, needed for `users`.
@@ -129,11 +135,6 @@ pub fn rust_target(target: &str, users: &str) -> Finding {
     };
     let mend = ["rustup", "target", "add", target].map(String::from).to_vec();
     Finding { what: format!("rust target {target} (for {users})"), state, mend }
-}
-
-fn needs_musl(recipe: &Recipe) -> bool {
-    let is_static = |action: Action<'_>| matches!(action, Action::Cargo(cargo) if cargo.r#static);
-    cfg!(target_os = "linux") && recipe.steps.iter().any(|step| is_static(step.action()))
 }
 
 fn memory(recipes: &[&Recipe]) -> Option<Finding> {

@@ -221,11 +221,6 @@ impl Registry<'_> {
     }
 }
 
-/// The target of a static program on this kind of Linux machine.
-pub fn musl_target() -> String {
-    format!("{}-unknown-linux-musl", std::env::consts::ARCH)
-}
-
 /// Whether the toolchain in use can compile for `target`.
 ///
 /// # Errors

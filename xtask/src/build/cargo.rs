@@ -5,7 +5,6 @@ use crate::environment::Environment;
 use crate::shell::Command;
 use crate::stack::recipe::{Cargo, Step};
 use crate::supply::crates;
-use crate::toolchain;
 use std::path::{Path, PathBuf};
 
 /// The target folder of a component, kept between runs since cargo knows by itself what to compile again.
@@ -57,15 +56,20 @@ pub(super) fn lock_file(build: &Build<'_>, dir: &Path) -> PathBuf {
 }
 
 /// The target to compile for, where it is not the host's own.
-fn target(cargo: &Cargo) -> Option<String> {
-    (cargo.r#static && cfg!(target_os = "linux")).then(toolchain::musl_target)
+fn target(build: &Build<'_>, cargo: &Cargo) -> Option<&'static str> {
+    build.session.target.rust(cargo.r#static)
+}
+
+/// The variable that names a target's linker.
+fn linker_of(triple: &str) -> String {
+    format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"))
 }
 
 /// Fetches the crates of Cargo.lock.
 pub(super) fn dependencies(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> anyhow::Result<Vec<Command>> {
     let command = tool(build, step, dir, build.session.supply.offline)?.args(["fetch", "--locked"]);
     // A registry in a folder must have the crates of all platforms, or cargo will not read the lock file.
-    let target = target(cargo).filter(|_| build.session.supply.gathered().is_none());
+    let target = target(build, cargo).filter(|_| build.session.supply.gathered().is_none());
     Ok(vec![target.into_iter().fold(command, |command, target| command.arg("--target").arg(target))])
 }
 
@@ -73,9 +77,13 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path
     let plain = tool(build, step, dir, true)?;
     let mut command = plain.clone().args(["build", "--release", "--locked", "--package", &cargo.package]);
     let mut out = target_dir(build);
-    if let Some(target) = target(cargo) {
-        out.push(&target);
+    if let Some(target) = target(build, cargo) {
+        out.push(target);
         command = command.arg("--target").arg(target);
+        if build.session.target.is_crossed() {
+            // It comes with Rust, as does all else that a static program of pure Rust is linked with.
+            command.env.insert(linker_of(target), "rust-lld".into());
+        }
     }
     for bin in &cargo.bins {
         command = command.args(["--bin", bin]);

@@ -90,6 +90,13 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, go: &Go, dir: &Path) -> a
     let module = go.r#mod.as_ref().map(|module| format!("-mod={module}"));
     let tags = (!go.tags.is_empty()).then(|| format!("-tags={}", go.tags.join(",")));
     if let (Some(package), Some(output)) = (&go.package, &go.output) {
+        let target = build.session.target;
+        if target.is_crossed() {
+            // What is run while building is for this machine, so that only this command gets them.
+            let (os, arch) = target.go();
+            command.env.insert("GOOS".to_owned(), os.into());
+            command.env.insert("GOARCH".to_owned(), arch.into());
+        }
         let mut ldflags = build.fill_all(&go.ldflags);
         // The build id is a hash over paths and inputs of this machine's cache; nothing needs it.
         ldflags.insert(0, "-buildid=".to_owned());

@@ -31,6 +31,7 @@ use crate::stack::Stack;
 use crate::stack::recipe::{Action, Step};
 use crate::store::Store;
 use crate::supply::Supply;
+use crate::target::Target;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,8 @@ pub struct Session<'a> {
     pub ui: &'a Ui,
     /// The machine.
     pub host: &'a Host,
+    /// The platform that is built for.
+    pub target: Target,
     /// What was made before, and what this run makes.
     pub store: &'a Store,
     /// How many jobs a build tool may run at once.

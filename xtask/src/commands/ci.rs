@@ -13,6 +13,9 @@ use xshell::{Shell, cmd};
 /// The other platform that the launcher must at least compile for.
 const OTHER_TARGET: &str = "aarch64-apple-darwin";
 
+/// What checks .github/workflows/; go fetches and compiles it once.
+const ACTIONLINT: &str = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12";
+
 /// Runs everything; stops at the first thing that is red.
 ///
 /// # Errors
@@ -39,6 +42,8 @@ pub fn run(args: &cli::Ci) -> anyhow::Result<()> {
     } else {
         eprintln!("── licences of crates: passed over, cargo-deny is not installed (cargo install cargo-deny)");
     }
+    let lint = cmd!(shell, "go run {ACTIONLINT} -no-color");
+    check("the workflows of GitHub", lint)?;
     let this = std::env::current_exe()?;
     check("the lock", cmd!(shell, "{this} lock check"))?;
     check("the lock of the miniature stack", cmd!(shell, "{this} lock check --stack examples/ministack"))?;
@@ -51,12 +56,12 @@ pub fn run(args: &cli::Ci) -> anyhow::Result<()> {
 
 /// The tools that the tests drive, all missing ones in one report.
 fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
-    let common = cli::Common { stack: Some(stack), build_dir: None, only: Vec::new(), talk: args.talk };
+    let common = cli::Common { stack: Some(stack), build_dir: None, target: None, only: Vec::new(), talk: args.talk };
     let workshop = Workshop::open(&common, None)?;
     let recipes = workshop.stack.select(&[])?;
     let bootstrap: Vec<_> = recipes.iter().map(|recipe| recipe.name.as_str()).collect();
     let look = || -> Vec<Finding> {
-        let mut findings = preflight::check(&recipes, &bootstrap, &workshop.host, &workshop.dirs);
+        let mut findings = preflight::check(&recipes, &bootstrap, &workshop.host, &workshop.dirs, workshop.target);
         // Debian's collectd stands for the one that --system-collectd takes over.
         findings.push(preflight::look("collectd", None, &["the tests"], &workshop.host));
         // Archives and signatures are read back by those for whom they are made.

@@ -11,6 +11,7 @@ pub mod lock;
 pub mod manual;
 pub mod package;
 pub mod plan;
+pub mod release;
 pub mod shell;
 pub mod sign;
 pub mod vendor_export;
@@ -27,6 +28,7 @@ use crate::shell::quote;
 use crate::stack::Stack;
 use crate::stack::recipe::Recipe;
 use crate::store::Store;
+use crate::target::Target;
 use anyhow::Context as _;
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
@@ -48,6 +50,8 @@ pub struct Workshop {
     pub dirs: Dirs,
     /// The machine.
     pub host: Host,
+    /// The platform that is built for.
+    pub target: Target,
     /// What the person sees.
     pub ui: Ui,
     /// The flags that choose this stack and build folder, as one would type them behind a command; empty for the usual ones.
@@ -70,6 +74,7 @@ impl Workshop {
         let chosen = [
             ("--stack", stack.name.as_ref().map(|_| stack.root.clone())),
             ("--build-dir", common.build_dir.as_ref().map(std::path::absolute).transpose()?),
+            ("--target", common.target.map(|target| PathBuf::from(target.to_string()))),
         ];
         for (flag, path) in chosen.into_iter().filter_map(|(flag, path)| Some((flag, path?))) {
             // Writing to a string cannot fail.
@@ -79,7 +84,8 @@ impl Workshop {
         let dist = dist_dir.map_or_else(|| workspace.join("dist"), Path::to_owned);
         let dirs = Dirs::new(std::path::absolute(build)?, std::path::absolute(dist)?);
         let host = Host::remembering(dirs.versions());
-        Ok(Self { workspace, stack, dirs, host, ui: Ui::new(common.talk.verbosity()), flags })
+        let target = common.target.unwrap_or_else(Target::of_this_machine);
+        Ok(Self { workspace, stack, dirs, host, target, ui: Ui::new(common.talk.verbosity()), flags })
     }
 
     /// The recipe of this name.
@@ -95,7 +101,8 @@ impl Workshop {
 
     /// What plans are made with.
     pub fn planner<'a>(&'a self, store: &'a Store) -> Planner<'a> {
-        Planner { stack: &self.stack, workspace: &self.workspace, host: &self.host, dirs: &self.dirs, store }
+        let target = self.target;
+        Planner { stack: &self.stack, workspace: &self.workspace, host: &self.host, target, dirs: &self.dirs, store }
     }
 
     /// Makes the build folder this run's own until the lock is dropped; waits for another run on it, if it may.
@@ -140,13 +147,13 @@ impl Workshop {
     /// # Errors
     /// [`Kind::Preflight`] with everything that is missing.
     pub fn preflight(&self, recipes: &[&Recipe], bootstrap: &[&str], install_missing: bool) -> anyhow::Result<Vec<Finding>> {
-        let findings = preflight::check(recipes, bootstrap, &self.host, &self.dirs);
+        let findings = preflight::check(recipes, bootstrap, &self.host, &self.dirs, self.target);
         if !install_missing || findings.iter().all(|finding| finding.state.is_ok()) {
             return Ok(findings);
         }
         preflight::install(&findings)?;
         self.host.forget();
-        Ok(preflight::check(recipes, bootstrap, &self.host, &self.dirs))
+        Ok(preflight::check(recipes, bootstrap, &self.host, &self.dirs, self.target))
     }
 }
 

@@ -32,6 +32,7 @@ const ATTEMPTS: u32 = 5;
 pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
     let recipes = workshop.stack.select(&args.common.only)?;
+    workshop.target.require(&recipes)?;
     let sharing = if args.skip_build { None } else { Sharing::open(&args.cache, args.network.offline, &workshop.ui)? };
     // A key that cannot be used is told before hours of compiling.
     let signer = args.sign.as_deref().map(|key| Signer::open(key, &workshop.workspace)).transpose()?;
@@ -45,10 +46,11 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
         (epoch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), first)
     });
     let partial = recipes.len() < workshop.stack.recipes.len();
-    let name = stage::bundle_name(&workshop.stack, partial);
+    let name = stage::bundle_name(&workshop.stack, partial) + &workshop.target.suffix();
     let (dirs, formats) = (&workshop.dirs, args.formats.as_slice());
     let signer = signer.as_ref();
-    let bundle = Bundle { stack: &workshop.stack, name, epoch: epoch?, formats, signer, dirs, store: &store };
+    let target = workshop.target;
+    let bundle = Bundle { stack: &workshop.stack, name, target, epoch: epoch?, formats, signer, dirs, store: &store };
     let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle, sharing: sharing.as_ref() };
     let outcome = package.make(&recipes, first?);
     if let Some(sharing) = &sharing {
@@ -239,7 +241,9 @@ impl<'a> Package<'a> {
         let mut missing = Vec::new();
         for component in plan.to_build() {
             let name = &component.recipe.name;
-            let latest = self.store.records(name).into_iter().find(|record| record.slot == store::FINAL);
+            let crossed = plan::crossed_to(&component.chain);
+            let fits = |record: &Record| record.slot == store::FINAL && plan::crossed_to(&record.chain) == crossed;
+            let latest = self.store.records(name).into_iter().find(fits);
             let why = component.why.as_deref().unwrap_or_default();
             match latest {
                 Some(record) => {
@@ -305,6 +309,7 @@ impl<'a> Package<'a> {
             dirs: &workshop.dirs,
             ui: &workshop.ui,
             host: &workshop.host,
+            target: workshop.target,
             store: self.store,
             jobs: jobs(args),
             flags: &workshop.flags,

@@ -20,15 +20,17 @@ use std::fmt::Write as _;
 pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
     let recipes = workshop.stack.select(&args.common.only)?;
+    workshop.target.require(&recipes)?;
     let store = Store::at(workshop.dirs.store());
     let mut plan = workshop.planner(&store).plan(&recipes)?;
     let shared = Sharing::look_only(&args.cache, &workshop.ui)?.map(|sharing| sharing.look(&plan));
     let shared: Vec<_> = shared.unwrap_or_default().iter().map(|found| found.as_ref().map(Found::size)).collect();
-    let name = stage::bundle_name(&workshop.stack, recipes.len() < workshop.stack.recipes.len());
+    let name = stage::bundle_name(&workshop.stack, recipes.len() < workshop.stack.recipes.len()) + &workshop.target.suffix();
     let epoch = super::package::bundle_epoch(&workshop)?;
     let bundle = Bundle {
         stack: &workshop.stack,
         name,
+        target: workshop.target,
         epoch,
         formats: &[Format::Gz],
         signer: None,

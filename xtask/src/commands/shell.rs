@@ -48,6 +48,7 @@ fn prepare(workshop: &Workshop, lock: &BuildLock, recipe: &Recipe, args: &cli::S
         dirs: &workshop.dirs,
         ui: &workshop.ui,
         host: &workshop.host,
+        target: workshop.target,
         store: &store,
         jobs: host::cores(),
         flags: &workshop.flags,

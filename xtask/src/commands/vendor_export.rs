@@ -96,6 +96,7 @@ pub(super) fn bring(
         dirs: &workshop.dirs,
         ui: &workshop.ui,
         host: &workshop.host,
+        target: workshop.target,
         store: &store,
         jobs: host::cores(),
         flags: &workshop.flags,

@@ -5,7 +5,7 @@ use crate::build::{self, go_toolchain};
 use crate::environment;
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
-use crate::key::{Link, Parts};
+use crate::key::{Chain, Link, Parts};
 use crate::stack::Material;
 use crate::stack::lock::Origin;
 use crate::stack::recipe::{Action, Recipe, Step};
@@ -25,6 +25,14 @@ const WORKSPACE_INPUTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "rust-toolchain
 
 /// The tools whose versions a bundle's manifest names.
 const COMPILERS: [&str; 4] = ["cc", "go", "node", "rust"];
+
+/// What a crossed step depends on beside the machine: the platform that it is made for.
+const TARGET: &str = "target";
+
+/// The platform that the result at the end of this chain was crossed to; none where it was not.
+pub fn crossed_to(chain: &Chain) -> Option<&str> {
+    chain.0.iter().find_map(|link| link.parts.0.get(TARGET)).map(String::as_str)
+}
 
 /// The name of a step's node in a chain.
 pub(super) fn node_of_step(step: &Step) -> String {
@@ -100,6 +108,9 @@ impl<'a> Keys<'a> {
         parts.add("recipe", hash(&format!("{plain:?}")));
         parts.add("environment", &*self.environment);
         parts.add("platform", format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));
+        if let Some(target) = self.planner.target.part(step) {
+            parts.add(TARGET, target);
+        }
         if let Material::Locked(source) = material {
             parts.add("version", &*source.version);
         }

@@ -26,10 +26,12 @@ use crate::stack::lock::{Origin, Source};
 use crate::stack::recipe::{Action, Recipe, Step};
 use crate::stack::{Material, Stack};
 use crate::store::{self, Record, Store};
+use crate::target::Target;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+pub use keys::crossed_to;
 pub use why::{Why, damaged, damaged_result};
 
 /// One component.
@@ -140,6 +142,8 @@ pub struct Planner<'a> {
     pub workspace: &'a Path,
     /// The machine.
     pub host: &'a Host,
+    /// The platform that is built for.
+    pub target: Target,
     /// The build's folders.
     pub dirs: &'a Dirs,
     /// What was made before.

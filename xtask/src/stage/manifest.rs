@@ -5,7 +5,7 @@ use crate::error::Kind;
 use crate::fingerprint::{Entry, EntryKind};
 use crate::stack::Material;
 use crate::stack::lock::Origin;
-use dkumonitor_runtime::manifest::{self, Component, FileEntry, FileKind, Manifest, Platform, SourceId};
+use dkumonitor_runtime::manifest::{self, Component, FileEntry, FileKind, Manifest, SourceId};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -19,7 +19,7 @@ pub(super) fn head(bundle: &Bundle<'_>, pieces: &[Piece<'_>]) -> Manifest {
         name: "dkumonitor".to_owned(),
         stack: bundle.stack.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        platform: Platform::current(),
+        platform: bundle.target.platform(),
         components: pieces.iter().map(component).collect(),
         services: pieces.iter().filter_map(|piece| piece.component.recipe.service.clone()).collect(),
         files: Vec::new(),

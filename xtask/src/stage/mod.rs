@@ -19,6 +19,7 @@ use crate::progress::{self, Ui};
 use crate::sign::Signer;
 use crate::stack::Stack;
 use crate::store::{Content, Record, Store};
+use crate::target::Target;
 use anyhow::Context as _;
 use dkumonitor_runtime::manifest::{FILE_NAME, SIGNATURE_NAME};
 use sha2::{Digest as _, Sha256};
@@ -52,6 +53,8 @@ pub struct Bundle<'a> {
     pub stack: &'a Stack,
     /// Its name, see [`bundle_name`].
     pub name: String,
+    /// The platform that it is for.
+    pub target: Target,
     /// The time that its files carry, in seconds since 1970.
     pub epoch: u64,
     /// The forms of its archives.

@@ -6,7 +6,8 @@
 
 use super::super::workspace;
 use super::measure::{field, kill, median_of as median, millis, wait_for};
-use crate::{cli, toolchain};
+use crate::cli;
+use crate::target::Target;
 use anyhow::Context as _;
 use peers::{Ours, Peer, S6, Supervisord};
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ fn program(args: &cli::Bench, workspace: &Path) -> anyhow::Result<PathBuf> {
     if let Some(program) = &args.program {
         return program.canonicalize().with_context(|| format!("cannot find {}", program.display()));
     }
-    let target = toolchain::musl_target();
+    let target = Target::of_this_machine().to_string();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(workspace).args(["build", "--release", "--locked", "--quiet", "--package", "dkumonitor-runtime"]);

@@ -1,0 +1,293 @@
+//! What a release needs and consists of: the state of the repository, the notes, the folder of its files.
+//!
+//! Promises: everything that speaks against a release is told at once, before anything is made. The folder is made beside its
+//! place and renamed: it is there whole, checked, or not at all. The same inputs give the same files.
+//!
+//! Left to others: making the package, and publishing what was prepared (docs/release.md).
+
+use crate::archive::SIGNATURE;
+use crate::commands::sign;
+use crate::error::{Kind, WithKind as _};
+use crate::fingerprint;
+use crate::sign::Signer;
+use crate::verify::{self, SUMS, With};
+use anyhow::Context as _;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The file with what changed, for people.
+pub const NOTES: &str = "RELEASE_NOTES.md";
+
+/// How the name of a checksum beside a file ends.
+const SUM: &str = "sha256";
+
+/// The tag of a version.
+pub fn tag(version: &str) -> String {
+    format!("v{version}")
+}
+
+/// What the repository says about the commit that is to be released.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repository {
+    /// The commit.
+    pub head: String,
+    /// Files that are not as committed, as `git status --porcelain` writes them.
+    pub changed: Vec<String>,
+    /// The commit that the version's tag is at, if there is one.
+    pub tagged: Option<String>,
+    /// The text of CHANGELOG.md, if there is one.
+    pub changelog: Option<String>,
+}
+
+impl Repository {
+    /// Asks git about the repository that `root` lies in.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] when it is no git repository, or git is missing.
+    pub fn look(root: &Path, workspace: &Path, version: &str) -> anyhow::Result<Self> {
+        let shell = xshell::Shell::new()?;
+        let git = |words: &[&str]| {
+            let command = xshell::cmd!(shell, "git -C {root} {words...}").env("LC_ALL", "C").quiet().ignore_stderr();
+            command.read().map(|text| text.trim_end().to_owned())
+        };
+        let head = git(&["rev-parse", "--verify", "HEAD"])
+            .kind(Kind::Usage, || format!("cannot release {}: it lies in no git repository with a commit", root.display()))?;
+        let changed = git(&["status", "--porcelain", "--untracked-files=normal"])?;
+        let object = format!("refs/tags/{}^{{commit}}", tag(version));
+        let changelog = [root, workspace].iter().map(|folder| folder.join("CHANGELOG.md")).find(|path| path.is_file());
+        Ok(Self {
+            head,
+            changed: changed.lines().map(str::to_owned).collect(),
+            tagged: git(&["rev-parse", "--verify", "--quiet", &object]).ok(),
+            changelog: changelog.map(fs::read_to_string).transpose()?,
+        })
+    }
+
+    /// Everything that speaks against releasing this version; `for_tag` is the tag that it is made for, if that is there already.
+    pub fn problems(&self, version: &str, for_tag: Option<&str>) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(first) = self.changed.first() {
+            let more = self.changed.len() - 1;
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            problems.push(format!("the work tree is not as committed (\"{}\"{more}): commit, or stash it", first.trim()));
+        }
+        let wanted = tag(version);
+        match (for_tag, &self.tagged) {
+            (None, Some(_)) => problems.push(format!(
+                "the tag {wanted} is there already: raise the version in Cargo.toml; or, to make the files of that very tag again, check it \
+                 out and say --tag {wanted}"
+            )),
+            (Some(given), _) if given != wanted => {
+                problems.push(format!("--tag is {given}, but the version in Cargo.toml is {version}, whose tag is {wanted}"));
+            }
+            (Some(_), None) => problems.push(format!("there is no tag {wanted}; without --tag it need not be there yet")),
+            (Some(_), Some(at)) if *at != self.head => {
+                problems.push(format!("the tag {wanted} is at {}, and the work tree at {}: check the tag out", short(at), short(&self.head)));
+            }
+            _ => {}
+        }
+        match self.changelog.as_deref().map(|text| notes(text, version)) {
+            None => problems.push("there is no CHANGELOG.md".to_owned()),
+            Some(None) => {
+                problems.push(format!("CHANGELOG.md has no entry \"## [{version}] - DATE\": give its [Unreleased] that name"));
+            }
+            Some(Some("")) => problems.push(format!("the entry [{version}] of CHANGELOG.md is empty: say what changed")),
+            Some(Some(_)) => {}
+        }
+        problems
+    }
+}
+
+fn short(commit: &str) -> &str {
+    commit.get(..12).unwrap_or(commit)
+}
+
+/// What a changelog says about a version, without the heading; none where it has no such entry.
+pub fn notes<'a>(changelog: &'a str, version: &str) -> Option<&'a str> {
+    let heading = format!("## [{version}]");
+    let mut at = 0;
+    let mut from = None;
+    for line in changelog.split_inclusive('\n') {
+        let next = at + line.len();
+        match from {
+            None if line.trim_end() == heading || line.starts_with(&format!("{heading} ")) => from = Some(next),
+            Some(from) if line.starts_with("## ") => return Some(changelog[from..at].trim()),
+            _ => {}
+        }
+        at = next;
+    }
+    from.map(|from| changelog[from..].trim())
+}
+
+/// What a release is made of.
+pub struct Release<'a> {
+    /// The version.
+    pub version: &'a str,
+    /// What changed.
+    pub notes: &'a str,
+    /// Who signs it; nobody in a dry run.
+    pub signer: Option<&'a Signer>,
+    /// The time that signatures name, seconds since 1970.
+    pub epoch: u64,
+}
+
+/// The files of a release that lie in a folder: those whose names begin so, with what stands beside them left out.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn files(folder: &Path, begins: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot look into {}", folder.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Debian's names have underscores where others have hyphens.
+        let plain = name.replace('_', "-");
+        let ours = plain.strip_prefix(begins).is_some_and(|rest| rest.starts_with(['.', '-']));
+        let beside = [SIGNATURE, SUM, "part"].iter().any(|ending| path.extension().is_some_and(|found| found == *ending));
+        if ours && !beside && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+impl Release<'_> {
+    /// Puts the files of a release together as the folder `target`: signs them, adds checksums and notes, and checks it all.
+    ///
+    /// # Errors
+    /// When a file is not what stands beside it, or cannot be signed or written; `target` is then as it was.
+    pub fn assemble(&self, files: &[PathBuf], target: &Path) -> anyhow::Result<()> {
+        let fail = || format!("cannot put the release together in {}", target.display());
+        self.put_together(files, target).with_context(fail)
+    }
+
+    fn put_together(&self, files: &[PathBuf], target: &Path) -> anyhow::Result<()> {
+        let dist = target.parent().unwrap_or(Path::new("."));
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let prefix = format!(".draft-{name}-");
+        forget_drafts(dist, &prefix)?;
+        let draft = tempfile::Builder::new().prefix(&prefix).tempdir_in(dist)?;
+        let new = draft.path().join("new");
+        fs::create_dir(&new)?;
+        for file in files {
+            self.add(file, &new)?;
+        }
+        let text = self.text();
+        fs::write(new.join(NOTES), text)?;
+        let sums = self.sums(&new)?;
+        let key = self.signer.map(Signer::public_key).transpose()?;
+        verify::verify(&sums, With { key: key.as_ref(), contents: false })?;
+        fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        if target.symlink_metadata().is_ok() {
+            fs::rename(target, draft.path().join("old")).with_context(|| format!("cannot move {} away", target.display()))?;
+        }
+        fs::rename(&new, target).with_context(|| format!("cannot make {}", target.display()))?;
+        Ok(())
+    }
+
+    /// Adds a file with what stands beside it, checked or signed.
+    fn add(&self, file: &Path, folder: &Path) -> anyhow::Result<()> {
+        let place = |file: &Path| folder.join(file.file_name().unwrap_or_default());
+        for path in [file.to_owned(), file.with_added_extension(SUM)] {
+            match fs::hard_link(&path, place(&path)) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && path != file => {}
+                Err(_) => drop(fs::copy(&path, place(&path)).with_context(|| format!("cannot copy {}", path.display()))?),
+                Ok(()) => {}
+            }
+        }
+        let own = place(file);
+        if own.with_added_extension(SUM).exists() {
+            // Damage must not be signed.
+            verify::verify(&own, With::default())?;
+        }
+        match self.signer {
+            Some(signer) => sign::sign(&own, signer, Some(self.epoch)),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the checksums of everything in a folder, signed.
+    fn sums(&self, folder: &Path) -> anyhow::Result<PathBuf> {
+        let path = folder.join(SUMS);
+        let mut lines = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if [SIGNATURE, SUM].iter().all(|ending| path.extension().is_none_or(|found| found != *ending)) {
+                lines.push((name, fingerprint::hash_file(&path)?));
+            }
+        }
+        lines.sort();
+        fs::write(&path, lines.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect::<String>())?;
+        if let Some(signer) = self.signer {
+            signer.sign_file(&path, self.epoch, None)?;
+        }
+        Ok(path)
+    }
+
+    /// The notes.
+    fn text(&self) -> String {
+        let mut text = format!("# dkumonitor {}\n\n{}\n", self.version, self.notes);
+        if let Some(signer) = self.signer {
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "\n## Verify\n\nSigned by the minisign key {}, whose public part is published by the project; do not take it from here:\n\n\
+                 ```\nminisign -V -P PUBLIC_KEY -m {SUMS} && sha256sum --ignore-missing -c {SUMS}\n```\n",
+                signer.id()
+            );
+        }
+        text
+    }
+}
+
+/// Removes what killed runs have left.
+fn forget_drafts(dist: &Path, prefix: &str) -> anyhow::Result<()> {
+    fs::create_dir_all(dist)?;
+    for entry in fs::read_dir(dist)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            crate::dirs::remove_all(&entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANGELOG: &str = "# Changelog\n\n## [Unreleased]\n\n- x\n\n## [0.2.0] - 2026-01-02\n\n### Added\n\n- y\n\n## [0.1.0] - 2026-01-01\n\n## [0.0.9]\n- z\n";
+
+    #[test]
+    fn notes_are_those_of_the_version_alone() {
+        assert_eq!(notes(CHANGELOG, "0.2.0"), Some("### Added\n\n- y"));
+        assert_eq!(notes(CHANGELOG, "0.1.0"), Some(""));
+        assert_eq!(notes(CHANGELOG, "0.0.9"), Some("- z"));
+        assert_eq!(notes(CHANGELOG, "0.2"), None);
+        assert_eq!(notes(CHANGELOG, "2.0.0"), None);
+    }
+
+    #[test]
+    fn everything_that_speaks_against_a_release_is_told_at_once() {
+        let good =
+            Repository { head: "a".repeat(40), changed: Vec::new(), tagged: None, changelog: Some(CHANGELOG.to_owned()) };
+        assert!(good.problems("0.2.0", None).is_empty());
+        let tagged = Repository { tagged: Some(good.head.clone()), ..good.clone() };
+        assert!(tagged.problems("0.2.0", Some("v0.2.0")).is_empty());
+        assert!(tagged.problems("0.2.0", None)[0].contains("the tag v0.2.0 is there already"));
+        let elsewhere = Repository { tagged: Some("b".repeat(40)), ..good.clone() };
+        assert!(elsewhere.problems("0.2.0", Some("v0.2.0"))[0].contains("is at bbbbbbbbbbbb"));
+        assert!(good.problems("0.2.0", Some("v0.2.0"))[0].contains("there is no tag v0.2.0"));
+        assert!(tagged.problems("0.2.0", Some("v0.2.1"))[0].contains("--tag is v0.2.1"));
+        let changed = vec![" M a".to_owned(), "?? b".to_owned()];
+        let all = Repository { changed, changelog: None, ..elsewhere }.problems("0.2.0", None);
+        assert_eq!(all.len(), 3, "{all:?}");
+        assert!(all[0].contains("\"M a\" and 1 more") && all[2].contains("no CHANGELOG.md"), "{all:?}");
+        assert!(good.problems("0.1.0", None)[0].contains("is empty"));
+        assert!(good.problems("0.3.0", None)[0].contains("has no entry"));
+    }
+}
