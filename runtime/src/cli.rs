@@ -15,47 +15,52 @@ pub use dkm::Dkm;
 /// Makes a data folder: configuration, storage and the `dkm` that runs it.
 ///
 /// Everything is checked first, and everything that is wrong is said at once. The folder is made beside its place and then renamed:
-/// it is there whole or not at all.
+/// it is there whole or not at all. The same call again says that there is nothing to do.
 ///
-/// Ports, counted from PORT: Grafana on PORT, carbon on PORT+1 (TCP and UDP), carbonapi on PORT+2, carbonserver on PORT+3 (this
-/// machine only).
+/// Ports, counted from PORT: Grafana on PORT, carbon on PORT+1 (TCP and UDP), carbonapi on PORT+2, carbonserver on PORT+3. Kept free for
+/// what you may switch on in conf/go-carbon.conf: PORT+4 pickle, +5 protobuf, +6 HTTP, +7 carbonlink, +8 gRPC, +9 tags.
 ///
 /// With --update, from a newer bundle: moves a data folder to this version. What you changed in it stays as it is; where this version
-/// would have something else, it is written beside as .new and listed.
+/// would have something else, it is written beside as .new and listed. Options that are given with it replace those of the installation.
 ///
 /// With --verify [--key PUB] and nothing else: rechecks every file of this bundle against its manifest, and the manifest against its
 /// signature.
-#[derive(Clone, Debug, PartialEq, Eq, Parser, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Parser, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[command(name = "installer", version)]
 pub struct Installer {
     /// The folder to make; it may exist if it is empty
     #[arg(short, long = "data-dir", value_name = "DATA_DIR")]
     pub data: PathBuf,
 
-    /// The first of four consecutive ports
-    #[arg(short, long, value_name = "PORT", required_unless_present = "existing")]
+    /// The first of ten consecutive ports. An agent needs none if --carbon-server has one
+    #[arg(short, long, value_name = "PORT")]
     pub port: Option<u32>,
 
-    /// What this machine carries
-    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "all")]
-    pub kind: InstallType,
+    /// What this machine carries [default: all]
+    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    #[serde(rename = "type")]
+    pub kind: Option<InstallType>,
 
     /// Use the collectd that is installed on this machine instead of the bundle's
     #[arg(long)]
     pub system_collectd: bool,
 
-    /// Where an agent sends to; the port is PORT+1 if it is left out
+    /// Where an agent sends to, and a frontend its own figures; the port is PORT+1 if it is left out
     #[arg(long, value_name = "HOST[:PORT]")]
     pub carbon_server: Option<String>,
+
+    /// The carbonservers that a frontend asks, with commas between them; the port is PORT+3 if it is left out
+    #[arg(long, value_name = "HOST[:PORT],…", value_delimiter = ',')]
+    pub carbon_backends: Vec<String>,
 
     /// This machine's name in metrics; by default its full name reversed, example.domain.host
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
 
-    /// Seconds between two measurements of this machine
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    pub interval: u32,
+    /// Seconds between two measurements of this machine [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub interval: Option<u32>,
 
     /// How long points are kept, as "STEP:LENGTH,…"; by default made from the interval (10s:6h,1m:7d,10m:1y)
     #[arg(long, value_name = "SCHEMA")]
@@ -69,24 +74,46 @@ pub struct Installer {
     #[arg(long, value_name = "ADDRESS")]
     pub carbonapi_listen: Option<IpAddr>,
 
-    /// The address that Grafana answers on
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
-    pub grafana_listen: IpAddr,
+    /// The address that carbonserver answers frontends on; by default this machine only
+    #[arg(long, value_name = "ADDRESS")]
+    pub carbonserver_listen: Option<IpAddr>,
+
+    /// The address that Grafana answers on; by default every address, with --behind-proxy this machine only
+    #[arg(long, value_name = "ADDRESS")]
+    pub grafana_listen: Option<IpAddr>,
+
+    /// Let Grafana speak https with this certificate (its chain behind it) and this key, both PEM. They are used where they are
+    #[arg(long, num_args = 2, value_names = ["CERT", "KEY"], conflicts_with = "behind_proxy")]
+    pub tls: Vec<PathBuf>,
+
+    /// The address that Grafana has for browsers, where a web server stands before it: <https://example.org/grafana/>
+    #[arg(long, value_name = "URL")]
+    pub behind_proxy: Option<String>,
 
     /// What to do with a data folder that is there
     #[command(flatten)]
     #[serde(skip)]
     pub existing: Existing,
 
+    /// With --uninstall: remove the data and the configuration too
+    #[arg(long, requires = "uninstall")]
+    #[serde(skip)]
+    pub purge: bool,
+
     /// With --update or --rollback: leave running services alone; they change with their next restart
-    #[arg(long, requires = "existing")]
+    #[arg(long, requires = "existing", conflicts_with = "uninstall")]
     #[serde(skip)]
     pub no_restart: bool,
 
-    /// With --update or --rollback: do not ask before services are restarted
-    #[arg(short, long, requires = "existing")]
+    /// Do not ask before services are restarted or stopped, or something is removed
+    #[arg(short, long)]
     #[serde(skip)]
     pub yes: bool,
+
+    /// Let root own the monitor and run its services; DKM_ALLOW_ROOT=1 does the same
+    #[arg(long)]
+    #[serde(skip)]
+    pub allow_root: bool,
 
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -101,15 +128,19 @@ pub struct Installer {
 
 /// What the installer does with a data folder that is there.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-#[group(id = "existing", multiple = true)]
+#[group(id = "existing", multiple = false)]
 pub struct Existing {
     /// Move the data folder to this bundle's version, and restart what runs
-    #[arg(short, long, conflicts_with = "rollback")]
+    #[arg(short, long)]
     pub update: bool,
 
     /// Go back to what the last update replaced
     #[arg(long)]
     pub rollback: bool,
+
+    /// Stop the services and remove the programs from the data folder; data and configuration stay
+    #[arg(long)]
+    pub uninstall: bool,
 }
 
 /// Looks after a bundle and the data folders made from it.

@@ -53,7 +53,7 @@ use clap::Parser;
 /// Does what the arguments say, the first being the name the program was called by.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
-    if let Some(done) = supervise::help(arguments) {
+    if let Some(done) = supervise::help(arguments).or_else(|| install::tidy::help(arguments)) {
         return done;
     }
     let called_as = arguments.first().cloned().unwrap_or_else(|| "dkm".into());

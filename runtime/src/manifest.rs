@@ -55,13 +55,16 @@ pub struct Platform {
     pub os: String,
     /// `std::env::consts::ARCH`.
     pub arch: String,
+    /// The oldest glibc that the bundle's programs can do with, as `2.28`; none where none of them needs it, or nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glibc: Option<String>,
 }
 
 impl Platform {
     /// The platform this program was compiled for.
     #[must_use]
     pub fn current() -> Self {
-        Self { os: std::env::consts::OS.to_owned(), arch: std::env::consts::ARCH.to_owned() }
+        Self { os: std::env::consts::OS.to_owned(), arch: std::env::consts::ARCH.to_owned(), glibc: None }
     }
 }
 

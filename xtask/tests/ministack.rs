@@ -78,7 +78,7 @@ fn a_type_whose_components_the_bundle_lacks_is_refused_by_name_and_others_are_no
     package(&["--only", "go-carbon", "carbonapi"], "partial").good();
     let name = concat!("dkumonitor-ministack-partial-", env!("CARGO_PKG_VERSION"), ".tar.gz");
     let bundle = Bundle::unpack(&build_place("partial").join(name));
-    let (outcome, _) = bundle.installer(&["-t", "all"]);
+    let (outcome, _) = bundle.installer("refused", &["-t", "all"]);
     assert_ne!(outcome.status, 0);
     assert!(outcome.text.contains("grafana") && outcome.text.contains("collectd"), "{}", outcome.text);
     assert!(!outcome.text.contains("go-carbon,"), "{}", outcome.text);

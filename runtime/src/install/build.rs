@@ -11,31 +11,39 @@ use anyhow::{Context, Result};
 use super::plan::Plan;
 use super::record::{RECORD, Record};
 use super::render::{Rendered, SECRETS, secrets};
+use super::switch::{sync, sync_all};
+use super::tidy::{self, Tidier};
 
 /// Folders that every data folder has.
-const FOLDERS: [&str; 7] = ["bin", "conf", "conf/services.d", SECRETS, "storage", "run", "run/log"];
+pub const FOLDERS: [&str; 7] = ["bin", "conf", "conf/services.d", SECRETS, "storage", "run", "run/log"];
 
 /// The link to the bundle in use. Everything in a data folder leads through it, so that an update is one rename.
 pub const BUNDLE: &str = "bundle";
 
-/// Makes the folder. When anything fails, what was made is removed again.
+/// What leads through it: where to, and from where.
+pub const LINKS: [(&str, &str); 2] = [("../bundle/bin/dkm", "bin/dkm"), ("bundle/static", "static")];
+
+/// Makes the folder. When anything fails, or we are killed, what was made is removed again.
 ///
 /// # Errors
 /// What could not be made, with its path.
 pub fn folder(plan: &Plan, files: &BTreeMap<String, Rendered>) -> Result<()> {
     let parent = plan.data.parent().with_context(|| format!("cannot make {}", plan.data.display()))?;
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    let name = plan.data.file_name().unwrap_or_default().to_string_lossy();
-    let beside = parent.join(format!(".{name}.new-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&beside);
+    tidy::remove_left(&plan.data);
+    let beside = tidy::beside(&plan.data);
+    let tidier = Tidier::begin(&beside);
     let made = fill(plan, files, &beside).and_then(|()| {
+        sync_all(&beside)?;
         // An empty folder that is there already is replaced.
         fs::rename(&beside, &plan.data)
-            .with_context(|| format!("cannot put the new folder into its place {}", plan.data.display()))
+            .with_context(|| format!("cannot put the new folder into its place {}", plan.data.display()))?;
+        sync(parent)
     });
     if made.is_err() {
         let _ = fs::remove_dir_all(&beside);
     }
+    tidier.end();
     made
 }
 
@@ -53,8 +61,20 @@ fn fill(plan: &Plan, files: &BTreeMap<String, Rendered>, root: &Path) -> Result<
     }
     write(&root.join(RECORD), &Record::of(plan, files).text()?, 0o600)?;
     link(&plan.bundle, &root.join(BUNDLE))?;
-    link(Path::new("../bundle/bin/dkm"), &root.join("bin/dkm"))?;
-    link(Path::new("bundle/static"), &root.join("static"))
+    links(root)
+}
+
+/// The links through which people and programs go into the bundle in use; those that are there stay.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn links(root: &Path) -> Result<()> {
+    for (target, path) in LINKS {
+        if !root.join(path).is_symlink() {
+            link(Path::new(target), &root.join(path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Lower-case hex.

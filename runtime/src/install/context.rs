@@ -11,10 +11,13 @@
 //! | `endpoints.NAME` | that and the port, `0.0.0.0:2003`, `[::]:2003` |
 //! | `reach.NAME` | where NAME is reached from this machine, `127.0.0.1:2003` |
 //! | `carbon.host`, `carbon.port` | where this machine's collectd sends to |
+//! | `figures` | where carbonapi sends its own figures, `127.0.0.1:2003`; empty: nowhere |
+//! | `backends` | the carbonservers that carbonapi asks, `127.0.0.1:8080` |
+//! | `web.NAME` | how browsers reach Grafana, see [`Web`] |
 //! | `collectd.program`, `.plugins`, `.types` | the bundle's collectd or the host's |
 //! | `services` | the names of the installed services |
 //!
-//! NAME is `grafana`, `carbon`, `carbonapi` or `carbonserver`. Filters: `toml`, `yaml`, `json`, `ini` (Grafana's), `collectd`. Each
+//! NAME is one of [`PORTS`](super::plan::network::PORTS). Filters: `toml`, `yaml`, `json`, `ini` (Grafana's), `collectd`. Each
 //! gives the value with its quotes, and refuses what its format cannot hold. `string` makes a number a text; the engine's other
 //! filters, tests and functions are left out of the program.
 
@@ -60,19 +63,63 @@ pub struct Context {
     pub reach: BTreeMap<&'static str, String>,
     /// Where collectd sends to.
     pub carbon: Carbon,
+    /// Where carbonapi sends its own figures; empty: nowhere.
+    pub figures: String,
+    /// The carbonservers that carbonapi asks.
+    pub backends: Vec<String>,
+    /// How browsers reach Grafana.
+    pub web: Web,
     /// Which collectd.
     pub collectd: CollectdPaths,
     /// The installed services' names.
     pub services: Vec<String>,
 }
 
-/// Where collectd sends to.
-#[derive(Clone, Debug, Default, Serialize)]
+impl Context {
+    /// Whether a service is installed.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.services.iter().any(|service| service == name)
+    }
+}
+
+/// A carbon, or a carbonserver, on some machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Carbon {
     /// Name or address.
     pub host: String,
     /// Port.
     pub port: u16,
+}
+
+impl Carbon {
+    /// Both, as in an address: `example.org:2003`, `[::1]:2003`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        let Self { host, port } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
+/// How browsers reach Grafana.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Web {
+    /// What it speaks itself: `http` or `https`.
+    pub protocol: String,
+    /// The address that browsers know, if a web server stands before it.
+    pub root: String,
+    /// The host of that address.
+    pub domain: String,
+    /// The path of that address, without the last slash.
+    pub folder: String,
+    /// Its own address, as reached from this machine: `http://127.0.0.1:3000`.
+    pub local: String,
+    /// Whether browsers reach it by https.
+    pub secure: bool,
+    /// The file with its certificate.
+    pub certificate: String,
+    /// The file with the key to that.
+    pub key: String,
 }
 
 /// The paths of the collectd that is used.

@@ -56,7 +56,9 @@ pub fn copy(from: &Path, to: &Path) -> Result<bool> {
     copied.map(|()| true)
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
+/// What SQLite has beside a database, by the ending of its name.
+#[must_use]
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(ending);
     path.into()

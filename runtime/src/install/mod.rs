@@ -6,11 +6,12 @@
 //! 2. [`render`] makes every file's content in memory, so that a template's error is met before anything is made;
 //! 3. [`build`] writes the folder beside its place and renames it: it is there whole or not at all.
 //!
-//! A folder that is there goes to another version by [`update`], decided and carried out as one [`switch`].
+//! A folder that is there goes to another version, or gets other arguments, by [`update`], decided and carried out as one [`switch`].
+//! [`uninstall`] takes the programs out of it.
 
-use std::process::ExitCode;
-
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -21,23 +22,35 @@ use crate::manifest::Manifest;
 use plan::{Plan, Problems, Purpose};
 use record::Record;
 
+pub mod arguments;
+pub mod ask;
 pub mod build;
 pub mod collectd;
 pub mod context;
 pub mod database;
+pub mod farewell;
 pub mod plan;
 pub mod record;
 pub mod render;
+pub mod restart;
 pub mod retention;
 pub mod switch;
+pub mod tidy;
+pub mod uninstall;
 pub mod update;
 
-/// Makes the data folder, and says what to do next.
+/// Makes the data folder, and says what to do next; or does with one that is there what it was told.
 ///
 /// # Errors
 /// Everything that is wrong at once, or what could not be written.
 pub fn run(arguments: &Installer) -> Result<ExitCode> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    if arguments.allow_root {
+        crate::commands::root::allow();
+    }
+    if arguments.existing.uninstall {
+        return uninstall::run(arguments);
+    }
     let bundle = bundle_root()?;
     let manifest = Manifest::read(&bundle)?;
     if arguments.existing.rollback {
@@ -51,7 +64,7 @@ pub fn run(arguments: &Installer) -> Result<ExitCode> {
     }
     let plan = match plan::make(arguments, &bundle, &manifest, Purpose::New) {
         Ok(plan) => plan,
-        Err(problems) => return Ok(show_problems("install into", &arguments.data, &problems)),
+        Err(problems) => return show_problems(arguments, "install into", &arguments.data, &problems),
     };
     let files = render::all(&plan)?;
     if !arguments.dry_run {
@@ -62,6 +75,7 @@ pub fn run(arguments: &Installer) -> Result<ExitCode> {
     } else if arguments.dry_run {
         println!("{} {} would be installed in {}, with", plan.kind, plan.context.version, plan.data.display());
         files.keys().for_each(|path| println!("  {path}"));
+        plan.notes.iter().for_each(|note| println!("Note: {note}."));
     } else {
         print!("{}", plan.farewell());
     }
@@ -69,8 +83,10 @@ pub fn run(arguments: &Installer) -> Result<ExitCode> {
 }
 
 /// What was made, for programs.
-fn outcome(plan: &Plan, files: &std::collections::BTreeMap<String, render::Rendered>, dry_run: bool) -> serde_json::Value {
+fn outcome(plan: &Plan, files: &BTreeMap<String, render::Rendered>, dry_run: bool) -> serde_json::Value {
     let context = &plan.context;
+    let listens = |name: &str| plan.services.iter().flat_map(|service| &service.ports).any(|port| port.name == name);
+    let used: BTreeMap<_, _> = context.endpoints.iter().filter(|(name, _)| listens(name)).collect();
     json!({
         "v": 1,
         "dry-run": dry_run,
@@ -79,32 +95,42 @@ fn outcome(plan: &Plan, files: &std::collections::BTreeMap<String, render::Rende
         "version": context.version,
         "hostname": context.hostname,
         "services": context.services,
-        "endpoints": context.endpoints,
+        "endpoints": used,
+        "reserved-ports": context.ports.iter().filter(|(name, _)| !used.contains_key(*name)).collect::<BTreeMap<_, _>>(),
+        "notes": plan.notes,
         "files": files.keys().collect::<Vec<_>>(),
         "grafana-password": if dry_run { None } else { plan.password.clone() },
     })
 }
 
 /// Tells everything that speaks against it.
-fn show_problems(what: &str, data: &Path, problems: &Problems) -> ExitCode {
+fn show_problems(arguments: &Installer, what: &str, data: &Path, problems: &Problems) -> Result<ExitCode> {
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&json!({"v": 1, "data": data, "problems": problems.0}))?);
+    }
     eprintln!("installer: cannot {what} {}:", data.display());
     for problem in &problems.0 {
         eprintln!("  - {problem}");
     }
-    ExitCode::FAILURE
+    Ok(ExitCode::FAILURE)
 }
 
 /// The folder is there already: with the same arguments that is what was wanted.
 fn again(arguments: &Installer, home: &Home, bundle: &Path) -> Result<ExitCode> {
     let record = Record::read(home.root())?;
-    let mut same = arguments.clone();
-    same.data = home.root().to_owned();
-    same.hostname = same.hostname.or_else(|| record.arguments.hostname.clone());
-    (same.dry_run, same.json) = (false, false);
     let place = home.root().display();
-    if same != record.arguments {
+    let differences = record.arguments.differences(arguments);
+    if !differences.is_empty() {
         bail!(
-            "cannot install into {place}: it is a data folder already, made with other arguments. Choose another folder, or change its conf/"
+            "cannot install into {place}: it is a data folder already, with other arguments ({}). `installer --update -d DIR` with those \
+             arguments changes it",
+            differences.join("; ")
+        );
+    }
+    if !home.root().join(build::BUNDLE).is_symlink() {
+        bail!(
+            "cannot install into {place}: it is what --uninstall has left of an installation. `installer --update -d DIR` makes it whole \
+             again; `installer --uninstall --purge -d DIR` removes the rest"
         );
     }
     if record.bundle != *bundle {

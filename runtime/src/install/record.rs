@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::build::hex;
-use super::plan::Plan;
+use super::plan::{Plan, web};
 use super::render::Rendered;
 use crate::cli::Installer;
 use crate::home;
@@ -67,6 +67,7 @@ impl Record {
         // What would be found out anew has to stay as it was.
         arguments.hostname = Some(context.hostname.clone());
         arguments.data.clone_from(&plan.data);
+        arguments.tls = web::absolute(&arguments.tls);
         Self {
             schema: SCHEMA,
             version: context.version.clone(),

@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 
 use super::context::environment;
+use super::farewell;
 use super::plan::Plan;
 
 /// A file to write.
@@ -53,6 +54,9 @@ pub fn all(plan: &Plan) -> Result<BTreeMap<String, Rendered>> {
         let text = toml::to_string(&definition).with_context(|| format!("cannot write the service {}", service.name))?;
         let path = format!("conf/services.d/{}.toml", service.name);
         out.insert(path, Rendered { content: format!("{head}{text}").into_bytes(), mode: 0o600 });
+    }
+    if let Some(rules) = farewell::firewall(&plan.context) {
+        out.insert(farewell::FIREWALL.to_owned(), Rendered { content: rules.into_bytes(), mode: 0o600 });
     }
     Ok(out)
 }

@@ -18,11 +18,20 @@ pub fn default_for(interval: u32) -> String {
     format!("{interval}s:30d,{coarse}s:1y")
 }
 
-/// Checks a schema; the bytes that a series takes by it.
+/// What a schema comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// The bytes that a series takes by it.
+    pub bytes: u64,
+    /// Its finest step, in seconds.
+    pub finest: u64,
+}
+
+/// Checks a schema.
 ///
 /// # Errors
 /// When whisper would not take it.
-pub fn check(schema: &str) -> Result<u64> {
+pub fn check(schema: &str) -> Result<Schema> {
     let mut archives: Vec<(u64, u64)> = Vec::new();
     for part in schema.split(',') {
         let part = part.trim();
@@ -49,7 +58,8 @@ pub fn check(schema: &str) -> Result<u64> {
         }
         archives.push((step, length));
     }
-    Ok(archives.iter().map(|(step, length)| length / step * POINT).sum())
+    let finest = archives.first().map_or(0, |(step, _)| *step);
+    Ok(Schema { bytes: archives.iter().map(|(step, length)| length / step * POINT).sum(), finest })
 }
 
 fn seconds(text: &str) -> Result<u64> {
@@ -86,6 +96,6 @@ mod tests {
         for bad in ["", "10s", "10s:1h,15s:1d", "10s:1d,60s:1h", "0:1d", "10s:1x", "60s:1h,10s:1d", "10s:5s", "10s:60s,1d:1y"] {
             assert!(check(bad).is_err(), "{bad} was accepted");
         }
-        assert_eq!(check("5m:30d,1h:1y").unwrap(), (8_640 + 8_760) * 12);
+        assert_eq!(check("5m:30d,1h:1y").unwrap(), Schema { bytes: (8_640 + 8_760) * 12, finest: 300 });
     }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::build::{BUNDLE, hex, make_folder, write};
+use super::database;
 use crate::home;
 
 /// Where a switch is prepared; what is left of a killed one has no meaning but its list of services.
@@ -34,6 +35,8 @@ const NEW: &str = "new";
 pub const DATABASE_BEFORE: &str = "grafana.db";
 /// Grafana's database as it will be.
 const DATABASE_AFTER: &str = "grafana.db.restored";
+/// What a copy of a database may have beside it, by the endings of their names.
+const COMPANIONS: [&str; 2] = ["-wal", "-journal"];
 /// Grafana's database.
 pub const DATABASE: &str = "storage/grafana/grafana.db";
 
@@ -83,8 +86,11 @@ pub struct Switch {
     pub kept: Vec<String>,
     /// Whether Grafana's database is put back to what the switch holds.
     pub restores_database: bool,
-    /// The services that ran, to be started again.
+    /// The services that ran.
     pub running: Vec<String>,
+    /// The services that are not the same at both ends; none when nobody has looked, and all may be.
+    #[serde(default)]
+    pub concerned: Option<Vec<String>>,
 }
 
 /// A file's bytes and mode; none when there is no such file.
@@ -103,6 +109,13 @@ pub fn look(path: &Path) -> Result<Option<(Vec<u8>, Content)>> {
 }
 
 impl Switch {
+    /// The services that run and are not the same at both ends.
+    #[must_use]
+    pub fn restarted(&self) -> Vec<String> {
+        let concerned = |name: &&String| self.concerned.as_ref().is_none_or(|concerned| concerned.contains(name));
+        self.running.iter().filter(concerned).cloned().collect()
+    }
+
     /// Reads the switch in one of the three folders; none when there is none.
     ///
     /// # Errors
@@ -174,6 +187,10 @@ impl Switch {
         let done = root.join(PREVIOUS);
         remove(&done)?;
         fs::rename(&folder, &done).with_context(|| format!("cannot end the update in {}", root.display()))?;
+        for ending in COMPANIONS.into_iter().chain([""]) {
+            // It is in its place, and may be large.
+            remove(&database::beside(&done.join(DATABASE_AFTER), ending))?;
+        }
         sync(root)
     }
 
@@ -199,7 +216,8 @@ impl Switch {
         }
         let restores_database = root.join(PREVIOUS).join(DATABASE_BEFORE).is_file();
         let (from, to) = (self.to.clone(), self.from.clone());
-        Ok((Self { from, to, changes, kept, restores_database, running: Vec::new() }, contents))
+        let (running, concerned) = (Vec::new(), self.concerned.clone());
+        Ok((Self { from, to, changes, kept, restores_database, running, concerned }, contents))
     }
 
     /// Puts the database that the last switch has kept among what this one will carry out.
@@ -210,8 +228,13 @@ impl Switch {
         if !self.restores_database {
             return Ok(());
         }
-        let from = root.join(PREVIOUS).join(DATABASE_BEFORE);
-        fs::copy(&from, root.join(DRAFT).join(DATABASE_AFTER)).with_context(|| format!("cannot copy {}", from.display()))?;
+        let (from, to) = (root.join(PREVIOUS).join(DATABASE_BEFORE), root.join(DRAFT).join(DATABASE_AFTER));
+        for ending in COMPANIONS.into_iter().chain([""]) {
+            let (from, to) = (database::beside(&from, ending), database::beside(&to, ending));
+            if ending.is_empty() || from.is_file() {
+                fs::copy(&from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+            }
+        }
         Ok(())
     }
 }
@@ -228,19 +251,22 @@ pub fn complete(root: &Path) -> Result<Option<Switch>> {
     Ok(Some(switch))
 }
 
-/// Puts the kept database in its place. What SQLite has beside the present one belongs to that and goes with it.
+/// Puts the kept database in its place, with what it has beside it: a log of changes that are not in it yet. What SQLite has beside the
+/// present one belongs to that and goes with it.
 fn restore_database(root: &Path, folder: &Path) -> Result<()> {
     let (from, to) = (folder.join(DATABASE_AFTER), root.join(DATABASE));
-    if !from.is_file() {
-        // An earlier attempt has got this far.
-        return Ok(());
+    // Copied and not moved, and the database itself last: an attempt that is cut short can be repeated.
+    for ending in ["-shm"].into_iter().chain(COMPANIONS).chain([""]) {
+        let (from, to) = (database::beside(&from, ending), database::beside(&to, ending));
+        remove(&to)?;
+        if from.is_file() {
+            let made = database::beside(&to, ".restored~");
+            let put = fs::copy(&from, &made).and_then(|_| fs::rename(&made, &to));
+            put.with_context(|| format!("cannot put {} back", to.display()))?;
+            sync(&to)?;
+        }
     }
-    for ending in ["-wal", "-shm", "-journal"] {
-        let mut beside = to.clone().into_os_string();
-        beside.push(ending);
-        remove(Path::new(&beside))?;
-    }
-    fs::rename(&from, &to).with_context(|| format!("cannot put {} back", to.display()))
+    Ok(())
 }
 
 /// Lets the data folder lead to another bundle.
@@ -253,7 +279,10 @@ fn relink(root: &Path, bundle: &Path) -> Result<()> {
 }
 
 /// Removes a file or folder; that it is not there is fine.
-fn remove(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it stays.
+pub fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -264,14 +293,26 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Brings a folder and all in it to the disk.
-fn sync_all(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// When the disk does not play along.
+pub fn sync_all(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot look into {}", folder.display()))? {
         let path = entry.with_context(|| format!("cannot look into {}", folder.display()))?.path();
-        if path.is_dir() { sync_all(&path)? } else { sync(&path)? }
+        match (path.is_symlink(), path.is_dir()) {
+            // It is a part of its folder.
+            (true, _) => {}
+            (false, true) => sync_all(&path)?,
+            (false, false) => sync(&path)?,
+        }
     }
     sync(folder)
 }
 
-fn sync(path: &Path) -> Result<()> {
+/// Brings a file, or a folder's list of names, to the disk.
+///
+/// # Errors
+/// When the disk does not play along.
+pub fn sync(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot write {} to the disk", path.display()))
 }

@@ -9,21 +9,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::build::{hex, make_folder, write};
+use super::build::{self, BUNDLE, hex, make_folder, write};
 use super::plan::{self, Plan, Purpose};
 use super::record::{RECORD, Record};
 use super::render::{self, Rendered};
 use super::switch::{self, Change, Content, Switch};
-use super::{database, show_problems};
+use super::{ask, database, restart, show_problems};
 use crate::cli::Installer;
 use crate::home::Home;
 use crate::manifest::Manifest;
@@ -43,22 +42,34 @@ pub fn update(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Resu
     finish_earlier(root)?;
     let record = Record::read(root)?;
     refuse_older(&record, manifest)?;
-    let mut wanted = record.arguments.clone();
+    let mut wanted = record.arguments.with(arguments)?;
     wanted.data = root.to_owned();
-    let plan = match plan::make(&wanted, bundle, manifest, Purpose::Update) {
+    if wanted.kind() != record.kind {
+        bail!(
+            "cannot make {} of the type {}: it is of the type {}; install another folder",
+            root.display(),
+            wanted.kind(),
+            record.kind
+        );
+    }
+    let plan = match plan::make(&wanted, bundle, manifest, Purpose::Update(&record.ports)) {
         Ok(plan) => plan,
-        Err(problems) => return Ok(show_problems("update", root, &problems)),
+        Err(problems) => return show_problems(arguments, "update", root, &problems),
     };
     let files = render::all(&plan)?;
     let (mut switch, contents) = three_way(root, &record, &plan, &files)?;
-    switch.running = running(root, &record)?;
-    if switch.changes.is_empty() && record.bundle == plan.bundle {
+    switch.running = restart::running(root, &record)?;
+    switch.concerned = Some(restart::concerned(&record, &plan, manifest, &switch.changes));
+    if switch.changes.is_empty() && record.bundle == plan.bundle && root.join(BUNDLE).is_symlink() {
         say(arguments, &switch, &format!("{} is at {} already; nothing to do.", root.display(), record.version))?;
         return Ok(ExitCode::SUCCESS);
     }
     let database = record.components.get("grafana") != plan.components.get("grafana");
     make_what_lacks(root, &plan, arguments.dry_run)?;
-    carry_out(arguments, root, &record.bundle, &switch, &contents, database)
+    if database && let Some(concerned) = &mut switch.concerned {
+        concerned.extend(["grafana".to_owned()]);
+    }
+    carry_out(arguments, &home, &record.bundle, &switch, &contents, database)
 }
 
 /// Goes back to what the last update replaced.
@@ -83,36 +94,42 @@ pub fn rollback(arguments: &Installer) -> Result<ExitCode> {
         );
     }
     let (mut switch, contents) = last.back(root)?;
-    switch.running = running(root, &record)?;
+    switch.running = restart::running(root, &record)?;
     let database = switch.restores_database;
-    carry_out(arguments, root, &record.bundle, &switch, &contents, database)
+    carry_out(arguments, &home, &record.bundle, &switch, &contents, database)
 }
 
 /// From the finished decision to running services. `database`: Grafana's is copied first.
 fn carry_out(
     arguments: &Installer,
-    root: &Path,
+    home: &Home,
     old_bundle: &Path,
     switch: &Switch,
     contents: &BTreeMap<String, Vec<u8>>,
     database: bool,
 ) -> Result<ExitCode> {
-    let (from, to) = (&switch.from.version, &switch.to.version);
+    let (root, from, to) = (home.root(), &switch.from.version, &switch.to.version);
+    let place = root.display();
+    // With the same version it is arguments, or what --uninstall took out.
+    let told = |verb: &str, mended: &str| {
+        if from == to { format!("{place} {mended}") } else { format!("{place} {verb} from {from} to {to}") }
+    };
     if arguments.dry_run {
-        say(arguments, switch, &format!("{} would go from {from} to {to}.", root.display()))?;
+        say(arguments, switch, &format!("{}.", told("would go", "would be brought up to date")))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let restart = !arguments.no_restart && !switch.running.is_empty();
-    if restart && !arguments.yes && !agreed(root, switch)? {
-        bail!("nothing was changed");
+    let restarted = switch.restarted();
+    let restart = !arguments.no_restart;
+    if restart && !restarted.is_empty() {
+        let question = format!("{}; {} will be restarted.", told("goes", "is brought up to date"), restarted.join(", "));
+        if !ask::agreed(arguments, &question, "--yes, or --no-restart")? {
+            bail!("nothing was changed");
+        }
     }
     switch.prepare(root, contents)?;
     switch.take_database_back(root)?;
     if restart {
-        let stopped = dkm(old_bundle, root, &["shutdown"])?;
-        if !stopped {
-            bail!("cannot update: not everything stopped, see above. Nothing was changed; `dkm start` starts what was stopped");
-        }
+        restart::stop(old_bundle, root, &restarted)?;
     }
     if database {
         let copy = root.join(switch::DRAFT).join(switch::DATABASE_BEFORE);
@@ -120,13 +137,8 @@ fn carry_out(
     }
     Switch::decide(root)?;
     switch::complete(root)?;
-    let mut started = true;
-    if restart {
-        let mut words = vec!["start"];
-        words.extend(switch.running.iter().map(String::as_str));
-        started = dkm(&switch.to.bundle, root, &words)?;
-    }
-    say(arguments, switch, &format!("{} went from {from} to {to}.", root.display()))?;
+    let started = !restart || restart::start(&switch.to.bundle, home, &restarted, &switch.running)?;
+    say(arguments, switch, &format!("{}.", told("went", "was brought up to date")))?;
     if !started {
         eprintln!("Not everything is ready, see above. `installer --rollback -d DIR` goes back to {from}.");
     }
@@ -134,7 +146,7 @@ fn carry_out(
 }
 
 /// What somebody else made in a data folder its owner could not change any more; above all root has to become that owner first.
-fn refuse_others(root: &Path) -> Result<()> {
+pub(super) fn refuse_others(root: &Path) -> Result<()> {
     let owner = std::fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?.uid();
     let me = nix::unistd::geteuid().as_raw();
     if owner != me {
@@ -144,7 +156,7 @@ fn refuse_others(root: &Path) -> Result<()> {
 }
 
 /// One at a time. The lock ends with this process.
-fn lock(root: &Path) -> Result<File> {
+pub(super) fn lock(root: &Path) -> Result<File> {
     let path = root.join(LOCK);
     make_folder(path.parent().unwrap_or(root))?;
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -156,7 +168,7 @@ fn lock(root: &Path) -> Result<File> {
 }
 
 /// An installer that was killed may have left a switch that was decided and not finished.
-fn finish_earlier(root: &Path) -> Result<()> {
+pub(super) fn finish_earlier(root: &Path) -> Result<()> {
     if let Some(switch) = switch::complete(root)? {
         eprintln!("Finished the change from {} to {} that was interrupted.", switch.from.version, switch.to.version);
     }
@@ -180,48 +192,6 @@ fn refuse_older(record: &Record, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// The names of the services that run, as the installed version sees them; those that an interrupted update had stopped count.
-fn running(root: &Path, record: &Record) -> Result<Vec<String>> {
-    let mut names: Vec<String> = Switch::read(root, switch::DRAFT)?.map(|draft| draft.running).unwrap_or_default();
-    let program = record.bundle.join("bin/dkm");
-    let output = Command::new(&program).arg("--home").arg(root).args(["status", "--json"]).stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("cannot ask {} what runs; is its bundle still there?", program.display()))?;
-    let services: Vec<crate::control::Status> = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("cannot tell what runs: {}", String::from_utf8_lossy(&output.stderr).trim()))?;
-    names.extend(services.into_iter().filter(|service| service.wanted || service.pid.is_some()).map(|service| service.name));
-    names.sort();
-    names.dedup();
-    Ok(names)
-}
-
-/// Runs a verb of the given bundle's dkm on the data folder. Its lines go to standard error: ours alone are for programs.
-fn dkm(bundle: &Path, root: &Path, words: &[&str]) -> Result<bool> {
-    let program = bundle.join("bin/dkm");
-    let mut command = Command::new(&program);
-    // Whoever owns the folder is meant to run its services, be it root.
-    command.env(crate::commands::root::VARIABLE, "1");
-    command.arg("--home").arg(root).args(words).stdin(Stdio::null()).stdout(std::io::stderr());
-    let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
-    Ok(status.success())
-}
-
-fn agreed(root: &Path, switch: &Switch) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        bail!("cannot ask whether {} may be restarted: give --yes, or --no-restart", switch.running.join(", "));
-    }
-    eprint!(
-        "{} goes from {} to {}; {} will be restarted. Go on? [y/N] ",
-        root.display(),
-        switch.from.version,
-        switch.to.version,
-        switch.running.join(", ")
-    );
-    std::io::stderr().flush().ok();
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
 /// Says what was, or would be, done.
 fn say(arguments: &Installer, switch: &Switch, headline: &str) -> Result<()> {
     if arguments.json {
@@ -232,7 +202,7 @@ fn say(arguments: &Installer, switch: &Switch, headline: &str) -> Result<()> {
             "to": switch.to,
             "changed": switch.changes.iter().map(|change| &change.path).collect::<Vec<_>>(),
             "kept": switch.kept,
-            "restarted": if arguments.no_restart { Vec::new() } else { switch.running.clone() },
+            "restarted": if arguments.no_restart { Vec::new() } else { switch.restarted() },
         });
         println!("{}", serde_json::to_string_pretty(&text)?);
         return Ok(());
@@ -308,6 +278,7 @@ fn three_way(
         kept,
         restores_database: false,
         running: Vec::new(),
+        concerned: None,
     };
     Ok((switch, contents))
 }
@@ -317,9 +288,11 @@ fn make_what_lacks(root: &Path, plan: &Plan, dry_run: bool) -> Result<()> {
     if dry_run {
         return Ok(());
     }
-    for folder in plan.services.iter().flat_map(|service| &service.folders) {
+    let wanted = plan.services.iter().flat_map(|service| &service.folders).map(String::as_str);
+    for folder in build::FOLDERS.into_iter().chain(wanted) {
         make_folder(&root.join(folder))?;
     }
+    build::links(root)?;
     for (path, secret) in render::secrets(plan) {
         let path = root.join(path);
         if !path.exists() {

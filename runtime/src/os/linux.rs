@@ -213,6 +213,37 @@ fn has_tag(pid: i32, tag: Tag<'_>) -> bool {
     has(&data) && has(&service)
 }
 
+/// Where distributions put the C library.
+const C_LIBRARIES: [&str; 7] = [
+    "/lib/x86_64-linux-gnu/libc.so.6",
+    "/lib/aarch64-linux-gnu/libc.so.6",
+    "/lib64/libc.so.6",
+    "/usr/lib64/libc.so.6",
+    "/usr/lib/libc.so.6",
+    "/lib/libc.so.6",
+    "/run/current-system/sw/lib/libc.so.6",
+];
+
+/// The version of the system's glibc, as `2.36`; none where there is none. We are linked with none, so it is looked for in its file.
+#[must_use]
+pub fn glibc_version() -> Option<String> {
+    C_LIBRARIES.iter().find_map(|path| glibc_version_in(&fs::read(path).ok()?))
+}
+
+/// The library says of itself: "GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36."
+fn glibc_version_in(library: &[u8]) -> Option<String> {
+    let after = |text: &[u8], wanted: &[u8]| {
+        let at = text.windows(wanted.len()).position(|part| part == wanted)?;
+        Some(at + wanted.len())
+    };
+    let name = &library[after(library, b"GNU C Library ")?..];
+    let line = &name[..name.len().min(200)];
+    let number = &line[after(line, b"release version ")?..];
+    let end = number.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.').unwrap_or(number.len());
+    let number = std::str::from_utf8(&number[..end]).ok()?.trim_end_matches('.');
+    (!number.is_empty()).then(|| number.to_owned())
+}
+
 /// Who listens on a port, as "process 12 (name)", as far as we may know.
 #[must_use]
 pub fn port_owner(address: IpAddr, port: u16, protocol: Protocol) -> Option<String> {
@@ -318,6 +349,19 @@ mod tests {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
         assert_eq!(unread_bytes(port, &[Protocol::Tcp]), Some(0));
+    }
+
+    #[test]
+    fn the_c_library_tells_its_version() {
+        let library = b"\x7fELF\0GNU C Library (Debian GLIBC 2.36-9+deb12u9) stable release version 2.36.\nCopyright (C)\0";
+        assert_eq!(glibc_version_in(library).as_deref(), Some("2.36"));
+        assert_eq!(glibc_version_in(b"musl libc (x86_64)"), None);
+        if let Ok(output) = Command::new("getconf").arg("GNU_LIBC_VERSION").output()
+            && output.status.success()
+        {
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(glibc_version().as_deref(), said.trim().strip_prefix("glibc "), "{said}");
+        }
     }
 
     #[test]

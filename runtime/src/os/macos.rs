@@ -187,6 +187,12 @@ pub fn unread_bytes(_port: u16, _protocols: &[Protocol]) -> Option<u64> {
     None
 }
 
+/// There is none here.
+#[must_use]
+pub fn glibc_version() -> Option<String> {
+    None
+}
+
 /// Not to be known here without the rights of root.
 #[must_use]
 pub fn port_owner(_address: IpAddr, _port: u16, _protocol: Protocol) -> Option<String> {

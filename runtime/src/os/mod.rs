@@ -34,8 +34,8 @@ pub use macos as platform;
 pub use rest::rest;
 
 pub use platform::{
-    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, group_members, is_delegated, move_bytes, parent_of,
-    peek, peer_uid, port_owner, processes_in_use, start_time, tagged, unread_bytes, watch,
+    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, glibc_version, group_members, is_delegated, move_bytes,
+    parent_of, peek, peer_uid, port_owner, processes_in_use, start_time, tagged, unread_bytes, watch,
 };
 
 /// What one process uses.

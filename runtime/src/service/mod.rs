@@ -163,6 +163,8 @@ pub enum InstallType {
     Agent,
     /// Storage and queries, without pictures
     Backend,
+    /// Queries and pictures, from the storage of other machines
+    Frontend,
     /// Storage, queries and this machine's own metrics, without pictures
     BackendAgent,
 }
@@ -174,6 +176,7 @@ impl fmt::Display for InstallType {
             Self::Server => "server",
             Self::Agent => "agent",
             Self::Backend => "backend",
+            Self::Frontend => "frontend",
             Self::BackendAgent => "backend-agent",
         })
     }

@@ -198,6 +198,29 @@ impl Bench {
         vec![listener("go-carbon", "carbon", &[]), listener("carbonapi", "carbonapi", &["go-carbon"])]
     }
 
+    /// A bundle with the shipped templates and the services of the shipped recipes. Its programs do nothing for as long as they may.
+    pub fn shipped() -> Self {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut services = Vec::new();
+        for name in ["go-carbon", "carbonapi", "grafana", "collectd"] {
+            let recipe = fs::read_to_string(workspace.join(format!("recipes/{name}.toml"))).unwrap();
+            let recipe: toml::Table = recipe.parse().unwrap();
+            let mut service = serde_json::to_value(&recipe["service"]).unwrap();
+            service["name"] = json!(name);
+            services.push(service);
+        }
+        let bench = Self::bundle(&services);
+        let bundle = bench.bundle_path();
+        for folder in ["conf", "dashboards"] {
+            let from = workspace.join("runtime/assets").join(folder);
+            assert!(Command::new("cp").arg("-R").arg(from).arg(&bundle).status().unwrap().success());
+        }
+        for name in ["go-carbon", "carbonapi", "grafana", "collectd"] {
+            symlink("/bin/true", bundle.join("bin").join(name)).unwrap();
+        }
+        bench
+    }
+
     pub fn write_manifest(&self, services: &[Value]) {
         let platform = json!({"os": std::env::consts::OS, "arch": std::env::consts::ARCH});
         let manifest = json!({
@@ -229,6 +252,13 @@ impl Bench {
 
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.data().join("bin/dkm"));
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// The same for a data folder elsewhere.
+    pub fn command_in(&self, place: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(place.join("bin/dkm"));
         command.args(arguments).stdin(Stdio::null());
         command
     }
@@ -408,7 +438,8 @@ fn four_ports() -> u16 {
     let mut given = GIVEN.lock().unwrap();
     loop {
         let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let Some(last) = first.checked_add(3) else { continue };
+        // An installation counts ten; those behind the fourth are not used here.
+        let Some(last) = first.checked_add(9).map(|last| last - 6) else { continue };
         let free = |port| TcpListener::bind(("0.0.0.0", port)).is_ok() && UdpSocket::bind(("0.0.0.0", port)).is_ok();
         if (first..=last).all(free) && !given.iter().any(|&other| other.abs_diff(first) < 4) {
             given.push(first);

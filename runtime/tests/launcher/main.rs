@@ -15,6 +15,8 @@ mod definitions;
 mod faults;
 mod hostile;
 mod install;
+mod install_ends;
+mod install_shipped;
 mod logs;
 mod readiness;
 mod reload;

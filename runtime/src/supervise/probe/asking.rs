@@ -17,6 +17,7 @@ use nix::sys::socket::{
     send, socket, sockopt,
 };
 
+use super::tls;
 use crate::os;
 use crate::ports::parse_address;
 use crate::service::{Probe, Question, StatusRange};
@@ -39,12 +40,21 @@ pub struct Target {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Way {
-    /// Connect; then send the request, if there is one, and judge the answer's first line.
-    Internet(SocketAddr, Option<(Vec<u8>, StatusRange)>),
+    /// Connect; then send the request, if there is one, and judge how the answer begins.
+    Internet(SocketAddr, Option<(Vec<u8>, Answer)>),
     Local(String),
     Program(Vec<String>),
     /// Nothing is asked; the service says it.
     Heard,
+}
+
+/// What a good answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// HTTP with one of these statuses.
+    Http(StatusRange),
+    /// TLS. What would be said inside remains unsaid: we have no cryptography.
+    Tls,
 }
 
 impl Target {
@@ -57,7 +67,10 @@ impl Target {
             Question::Tcp(address) => Way::Internet(parse_endpoint(address)?, None),
             Question::Http { url, status } => {
                 let (address, request) = parse_url(url)?;
-                Way::Internet(address, Some((request, *status)))
+                Way::Internet(
+                    address,
+                    Some(request.map_or_else(|| (tls::hello(), Answer::Tls), |bytes| (bytes, Answer::Http(*status)))),
+                )
             }
             Question::Unix(path) => {
                 if !Path::new(path).is_absolute() {
@@ -140,14 +153,17 @@ pub fn parse_endpoint(text: &str) -> Result<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
-fn parse_url(url: &str) -> Result<(SocketAddr, Vec<u8>)> {
-    let rest = url.strip_prefix("http://").with_context(|| format!("\"{url}\" does not begin with http://"))?;
+/// The address and the request; no request for https.
+fn parse_url(url: &str) -> Result<(SocketAddr, Option<Vec<u8>>)> {
+    let secure = url.strip_prefix("https://");
+    let rest =
+        secure.or_else(|| url.strip_prefix("http://")).with_context(|| format!("\"{url}\" does not begin with http://"))?;
     let (host, path) = rest.split_once('/').map_or((rest, String::from("/")), |(host, path)| (host, format!("/{path}")));
     if path.contains(|c: char| c.is_ascii_control() || c == ' ') {
         bail!("\"{}\" has a space or a control character in its path", url.escape_debug());
     }
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: dkm\r\nConnection: close\r\n\r\n");
-    Ok((parse_endpoint(host)?, request.into_bytes()))
+    Ok((parse_endpoint(host)?, secure.is_none().then(|| request.into_bytes())))
 }
 
 /// A program that asks. When it is dropped, it and what it started end.
@@ -281,9 +297,18 @@ impl Asking {
                     Err(Errno::EAGAIN) => return Ok(None),
                     Err(error) => return Err(error.into()),
                 }
-                if let Some(end) = line.iter().position(|&byte| byte == b'\n') {
-                    let good = request.map(|(_, good)| *good).unwrap_or_default();
-                    return judge(&line[..end], good).map(|()| Some(true));
+                match request.map(|(_, answer)| *answer) {
+                    Some(Answer::Tls) => {
+                        if let Some(done) = tls::judge(line) {
+                            return done.map(|()| Some(true));
+                        }
+                    }
+                    Some(Answer::Http(good)) => {
+                        if let Some(end) = line.iter().position(|&byte| byte == b'\n') {
+                            return judge(&line[..end], good).map(|()| Some(true));
+                        }
+                    }
+                    None => {}
                 }
                 if line.len() >= LINE {
                     return Err(io::Error::other("the answer is not HTTP"));

@@ -18,6 +18,7 @@ use nix::poll::PollFlags;
 use crate::service::{Probe, Service};
 
 mod asking;
+mod tls;
 
 pub use asking::{Asking, Surroundings, Target, parse_endpoint};
 
