@@ -28,6 +28,8 @@ const stopLimit = 5 * time.Second
 func main() {
 	path := flag.String("config", "", "configuration file (YAML)")
 	check := flag.Bool("check-config", false, "check the configuration and leave")
+	// The real program refuses unknown keys by it. Nearly all are unknown to the miniature.
+	_ = flag.Bool("exact-config", false, "taken and passed over")
 	version := flag.Bool("version", false, "print the version and leave")
 	flag.Parse()
 	log.SetOutput(os.Stdout)
