@@ -61,7 +61,7 @@ impl Target {
 
     /// The platform as the manifest has it.
     pub fn platform(self) -> Platform {
-        Platform { os: self.os.to_owned(), arch: self.arch.to_owned() }
+        Platform { os: self.os.to_owned(), arch: self.arch.to_owned(), glibc: None }
     }
 
     /// Whether it is Linux.
