@@ -8,6 +8,13 @@ pub fn now_unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// The processor time that this process has used so far, in milliseconds; that of its children not included.
+#[must_use]
+pub fn own_cpu_ms() -> u64 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID);
+    time.ok().and_then(|time| u64::try_from(time.tv_sec() * 1_000 + time.tv_nsec() / 1_000_000).ok()).unwrap_or(0)
+}
+
 /// `2026-01-31T12:00:00Z` for seconds since 1970.
 #[must_use]
 pub fn utc(unix: u64) -> String {

@@ -8,6 +8,7 @@
 //!   conf/                   configuration of the services, made by the installer; what the user changes stays his
 //!     installed.json        what was installed and how ([`Record`]); marks a folder as a data folder
 //!     services.d/*.toml     one service each ([`Service`])
+//!     supervisor.toml       what the supervisor itself does ([`supervise::metrics`](crate::supervise::metrics)); may be missing
 //!     secrets/              0700; files 0600 that configuration refers to
 //!   update/                 an update that was decided and is not finished yet
 //!   previous/               what the last update replaced, for `installer --rollback`

@@ -24,7 +24,7 @@
 //!
 //! - Nothing is started twice, whatever dies when.
 //! - No command waits for ever: services have times for getting ready and for stopping.
-//! - With nothing to do the supervisor does not wake up.
+//! - With nothing to do the supervisor does not wake up. (Where it sends metrics, that is something to do, once each interval.)
 //! - Nobody but the data folder's owner (and root) gets in.
 //!
 //! `unsafe` is confined to [`os`].

@@ -11,7 +11,7 @@ use super::text::{harmless, json};
 use crate::cli::dkm::Shown;
 use crate::home::Home;
 use crate::service::Service;
-use crate::supervise::{child, probe};
+use crate::supervise::{child, metrics, probe};
 
 /// What came of checking one service.
 #[derive(Debug, Serialize)]
@@ -25,20 +25,27 @@ struct Finding {
     output: String,
 }
 
-/// Checks the definitions, then runs each service's own check.
+/// Checks the definitions, then runs each service's own check; of all services also the supervisor's configuration.
 ///
 /// # Errors
 /// When a definition cannot be used or a name is unknown.
 pub fn run(home: &Home, options: &Shown) -> Result<ExitCode> {
     let names = Known::defined(home)?.need(&options.names.services)?;
     let mut findings = Vec::new();
-    for service in home.services()?.iter().filter(|service| names.contains(&service.name)) {
-        let finding = check(home, service);
+    let mut tell = |finding: Finding| {
         if !options.output.json {
             println!("{}: {}", finding.name, harmless(finding.result.as_bytes()));
             print!("{}", finding.output);
         }
         findings.push(finding);
+    };
+    for service in home.services()?.iter().filter(|service| names.contains(&service.name)) {
+        tell(check(home, service));
+    }
+    if options.names.services.is_empty() && home.root().join(metrics::FILE).exists() {
+        let read = metrics::Settings::read(home);
+        let (good, result) = read.map_or_else(|error| (false, format!("{error:#}")), |_| (true, "good".to_owned()));
+        tell(Finding { name: "supervisor".to_owned(), good, result, output: String::new() });
     }
     if options.output.json {
         println!("{}", json(&findings, true)?);

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::context::environment;
 use super::farewell;
 use super::plan::Plan;
+use crate::supervise::metrics;
 
 /// A file to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,9 @@ pub struct Rendered {
 /// The folder of the secrets, in the data folder.
 pub const SECRETS: &str = "conf/secrets";
 
+/// The supervisor's own configuration, in the bundle.
+const SUPERVISOR: &str = "conf/supervisor.toml.j2";
+
 /// Every file of the data folder but the record, by its path there.
 ///
 /// # Errors
@@ -28,18 +33,23 @@ pub const SECRETS: &str = "conf/secrets";
 pub fn all(plan: &Plan) -> Result<BTreeMap<String, Rendered>> {
     let environment = environment();
     let values = minijinja::Value::from(minijinja::value::Serde(&plan.context));
+    let content = |template: &str| {
+        let path = plan.bundle.join(template);
+        if !template.ends_with(".j2") {
+            return fs::read(&path).with_context(|| format!("cannot read {}", path.display()));
+        }
+        let text = with_parts(&plan.bundle, &text_of(&path)?)?;
+        let filled = environment.render_named_str(template, &text, values.clone());
+        Ok(filled.with_context(|| format!("cannot fill in {}", path.display()))?.into_bytes())
+    };
     let mut out = BTreeMap::new();
+    // A bundle whose supervisor has nothing to configure may go without.
+    if plan.bundle.join(SUPERVISOR).is_file() {
+        out.insert(metrics::FILE.to_owned(), Rendered { content: content(SUPERVISOR)?, mode: 0o600 });
+    }
     for service in &plan.services {
         for file in &service.config {
-            let path = plan.bundle.join(&file.template);
-            let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let content = if file.template.ends_with(".j2") {
-                let text = String::from_utf8(text).with_context(|| format!("{} is not UTF-8", path.display()))?;
-                let filled = environment.render_named_str(&file.template, &text, values.clone());
-                filled.with_context(|| format!("cannot fill in {}", path.display()))?.into_bytes()
-            } else {
-                text
-            };
+            let content = content(&file.template)?;
             let mode = file.mode.as_deref().map_or(Ok(0o600), |mode| u32::from_str_radix(mode, 8))?;
             if out.insert(file.to.clone(), Rendered { content, mode }).is_some() {
                 bail!("cannot install: two services want to make {}", file.to);
@@ -59,6 +69,23 @@ pub fn all(plan: &Plan) -> Result<BTreeMap<String, Rendered>> {
         out.insert(farewell::FIREWALL.to_owned(), Rendered { content: rules.into_bytes(), mode: 0o600 });
     }
     Ok(out)
+}
+
+/// A template with the files that it includes in their places: `{% include "dashboards/parts/x.j2" %}`, by their paths in the bundle. The
+/// template engine could do that too; as text it takes 50 kB less of a program that is meant to be small.
+fn with_parts(bundle: &Path, text: &str) -> Result<String> {
+    let mut pieces = text.split("{% include \"");
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (name, rest) = piece.split_once("\" %}").context("an include in a template has no end")?;
+        out += &text_of(&bundle.join(name))?;
+        out += rest;
+    }
+    Ok(out)
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// The secrets, by their paths. They are written without a line end: what reads them does not have to trim.

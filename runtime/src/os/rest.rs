@@ -5,20 +5,23 @@
 //! that it lies in is mapped again, and whatever comes later is when it is used. The pieces are as large as the system likes, which
 //! is why no second one should be touched.
 
+use std::time::Duration;
+
 use nix::poll::PollFd;
 
-/// Waits until something happens, however long that takes, see the module's documentation.
+/// Waits until something happens, for so long at most if there is a limit, see the module's documentation.
 ///
 /// # Errors
 /// Those of poll(2), an interruption by a signal among them.
-pub fn rest(fds: &mut [PollFd<'_>]) -> nix::Result<()> {
-    platform::rest(fds)
+pub fn rest(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> nix::Result<()> {
+    platform::rest(fds, limit)
 }
 
 #[cfg(target_os = "linux")]
 mod platform {
-    use super::PollFd;
+    use super::{Duration, PollFd};
     use nix::errno::Errno;
+    use nix::sys::time::TimeSpec;
     use std::ffi::{c_int, c_void};
 
     /// More parts of the program are not looked at; it has three.
@@ -27,13 +30,16 @@ mod platform {
     /// Where parts of the program lie, and how long they are.
     type Parts = [(usize, usize); MOST];
 
-    pub fn rest(fds: &mut [PollFd<'_>]) -> nix::Result<()> {
+    pub fn rest(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> nix::Result<()> {
+        // The system writes into it what is left in the end.
+        let mut limit = limit.map(TimeSpec::from);
+        let limit = limit.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut).cast();
         let mut parts: Parts = [(0, 0); MOST];
         // SAFETY: the function fits, and takes a pointer to what is passed.
         unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut parts).cast()) };
         // SAFETY: the parts are those of the running program that it does not change, and a `PollFd` is a `pollfd` by its
-        // representation.
-        let result = unsafe { drop_and_wait(&parts, fds.as_mut_ptr().cast(), fds.len()) };
+        // representation, as a `TimeSpec` is a `timespec`.
+        let result = unsafe { drop_and_wait(&parts, fds.as_mut_ptr().cast(), fds.len(), limit) };
         match c_int::try_from(result) {
             Ok(error) if error < 0 => Err(Errno::from_raw(-error)),
             _ => Ok(()),
@@ -59,9 +65,10 @@ mod platform {
     }
 
     /// # Safety
-    /// The parts have to be unchanged pieces of a file, and there have to be `count` descriptions of files at `fds`.
+    /// The parts have to be unchanged pieces of a file, there have to be `count` descriptions of files at `fds`, and nothing or a time
+    /// at `limit`.
     #[inline(never)]
-    unsafe fn drop_and_wait(parts: &Parts, fds: *mut c_void, count: usize) -> isize {
+    unsafe fn drop_and_wait(parts: &Parts, fds: *mut c_void, count: usize, limit: *mut c_void) -> isize {
         // SAFETY: promised by the caller. Nothing is called from here, so that nothing else is mapped again.
         unsafe {
             for &(start, length) in parts {
@@ -69,7 +76,7 @@ mod platform {
                     call(libc::SYS_madvise, [start, length, libc::MADV_DONTNEED as usize, 0, 0]);
                 }
             }
-            call(libc::SYS_ppoll, [fds as usize, count, 0, 0, 0])
+            call(libc::SYS_ppoll, [fds as usize, count, limit as usize, 0, 0])
         }
     }
 
@@ -122,12 +129,15 @@ mod platform {
         fn the_wait_ends_when_something_is_there_and_the_program_goes_on() {
             let (reader, mut writer) = std::io::pipe().unwrap();
             let waker = std::thread::spawn(move || {
-                std::thread::sleep(std::time::Duration::from_millis(50));
+                std::thread::sleep(Duration::from_millis(500));
                 writer.write_all(b"x").unwrap();
                 writer
             });
             let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-            rest(&mut fds).unwrap();
+            let (second, begin) = (Duration::from_secs(1), std::time::Instant::now());
+            rest(&mut fds, Some(second / 100)).unwrap();
+            assert!(fds[0].revents() == Some(PollFlags::empty()) && begin.elapsed() >= second / 100);
+            rest(&mut fds, None).unwrap();
             assert_eq!(fds[0].revents(), Some(PollFlags::POLLIN));
             drop(waker.join().unwrap());
         }
@@ -136,10 +146,14 @@ mod platform {
 
 #[cfg(not(target_os = "linux"))]
 mod platform {
-    use nix::poll::{PollFd, PollTimeout};
+    use super::{Duration, PollFd};
+    use nix::poll::PollTimeout;
 
     /// The system takes back by itself what is not used.
-    pub fn rest(fds: &mut [PollFd<'_>]) -> nix::Result<()> {
-        nix::poll::poll(fds, PollTimeout::NONE).map(drop)
+    pub fn rest(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> nix::Result<()> {
+        // It counts in whole milliseconds, and to wake early is to wake twice.
+        let millis = limit.map(|limit| i32::try_from(limit.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX));
+        let limit = millis.map_or(PollTimeout::NONE, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX));
+        nix::poll::poll(fds, limit).map(drop)
     }
 }

@@ -187,6 +187,12 @@ impl Supervisor {
     /// Applies the difference between the files and what is in force.
     pub(super) fn update(&mut self, names: &[String], wait: &mut Wait, now: Instant) -> Result<()> {
         let files = self.home.definitions()?;
+        if names.is_empty()
+            && let Err(error) = self.configure(now)
+        {
+            self.note(&format!("{error:#}"));
+            wait.problem("supervisor", format!("{error:#}"));
+        }
         self.mark(&files);
         let changes = self.compare(&files, names);
         let mut file: BTreeMap<String, Service> =

@@ -47,6 +47,7 @@ pub mod environment;
 pub mod events;
 pub mod health;
 pub mod logs;
+pub mod metrics;
 pub mod notify;
 pub mod probe;
 mod requests;
@@ -103,6 +104,7 @@ pub struct Supervisor {
     delegated: Option<std::path::PathBuf>,
     events: events::Memory,
     manager: systemd::Manager,
+    metrics: metrics::Metrics,
     upgrade: Option<upgrade::Upgrade>,
     /// Whether the supervisor ends when all services have.
     closing: bool,
@@ -140,6 +142,7 @@ enum Source {
     Asking(usize),
     Ears(usize),
     Watch(usize),
+    Metrics,
 }
 
 /// Runs the supervisor of a data folder until it is told to end. It starts no service by itself.
@@ -232,6 +235,7 @@ impl Supervisor {
             me,
             events: events::Memory::default(),
             manager: systemd::Manager::find(Instant::now()),
+            metrics: metrics::Metrics::default(),
             upgrade: None,
             closing: false,
             dirty: true,
@@ -243,6 +247,9 @@ impl Supervisor {
             buffer: vec![0; 64 * 1024],
         };
         supervisor.load()?;
+        if let Err(error) = supervisor.configure(Instant::now()) {
+            supervisor.note(&format!("{error:#}"));
+        }
         Ok(supervisor)
     }
 
@@ -288,6 +295,7 @@ impl Supervisor {
             self.tidy();
             self.keep(now);
             self.manager.live(now);
+            self.measure(now);
             self.crowded_until = self.crowded_until.filter(|&until| until > now);
             self.go_on_upgrading(now);
             if self.closing && self.units.iter().all(Unit::is_stopped) {
@@ -328,17 +336,22 @@ impl Supervisor {
                 add(Source::Watch(at), (watch.as_raw_fd(), PollFlags::POLLIN));
             }
         }
-        let (now, deadline) = (Instant::now(), self.deadline());
-        let result = match deadline {
-            // Nothing is due: this may be a rest of days.
-            None if self.clients.is_empty() && self.rest_at <= now => {
+        if let Some(interest) = self.metrics.interest() {
+            add(Source::Metrics, interest);
+        }
+        let (now, work) = (Instant::now(), self.next_work());
+        let left = |at: Instant| at.saturating_duration_since(now);
+        let wait = [work, self.metrics.deadline()].into_iter().flatten().min().map(left);
+        let result = match wait {
+            // Nothing is due but, perhaps, a round of metrics: this may be a rest of days.
+            _ if work.is_none() && self.clients.is_empty() && self.rest_at <= now => {
                 self.rest_at = now + REST_GAP;
-                os::rest(&mut fds)
+                os::rest(&mut fds, wait)
             }
             None => poll(&mut fds, PollTimeout::NONE).map(drop),
             // One more: poll counts in whole milliseconds, and to wake early is to wake twice.
-            Some(at) => {
-                let millis = at.saturating_duration_since(now).as_micros().div_ceil(1_000);
+            Some(wait) => {
+                let millis = wait.as_micros().div_ceil(1_000);
                 let timeout = PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX);
                 poll(&mut fds, timeout).map(drop)
             }
@@ -351,8 +364,8 @@ impl Supervisor {
         Ok(sources.into_iter().zip(events).filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
-    /// The earliest time at which something is due without anything having happened.
-    fn deadline(&self) -> Option<Instant> {
+    /// The earliest time at which something is due without anything having happened, metrics aside.
+    fn next_work(&self) -> Option<Instant> {
         let units = self.units.iter().filter_map(Unit::deadline);
         let clients = self.clients.iter().flat_map(|(client, doing)| [client.deadline(), doing.deadline()]).flatten();
         let upgrade = self.upgrade.as_ref().map(upgrade::Upgrade::deadline);
@@ -387,6 +400,7 @@ impl Supervisor {
             }
             Source::Output(at) => self.units[at].carry(&mut self.buffer),
             Source::Asking(at) => self.units[at].ask(true, now),
+            Source::Metrics => self.metrics.go_on(),
             Source::Ears(at) => self.dirty |= self.units[at].heed(),
             Source::Watch(at) => {
                 self.units[at].watch = None;

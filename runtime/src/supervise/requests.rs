@@ -81,7 +81,7 @@ impl Wait {
         self.targets.push(Target { unit: at, goal, shown, outcome: None });
     }
 
-    fn problem(&mut self, service: &str, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, service: &str, message: impl Into<String>) {
         self.problems.push(Problem { service: service.to_owned(), message: message.into() });
     }
 

@@ -12,7 +12,8 @@ pub fn of_families(leaders: &[Option<i32>]) -> Vec<Usage> {
     sum(&os::processes_in_use(), leaders)
 }
 
-fn sum(all: &[ProcessUse], leaders: &[Option<i32>]) -> Vec<Usage> {
+/// The same, from a look at the system.
+pub(super) fn sum(all: &[ProcessUse], leaders: &[Option<i32>]) -> Vec<Usage> {
     let by_pid: BTreeMap<i32, &ProcessUse> = all.iter().map(|process| (process.pid, process)).collect();
     let places: BTreeMap<i32, usize> = leaders.iter().enumerate().filter_map(|(at, leader)| Some(((*leader)?, at))).collect();
     let mut out = vec![Usage::default(); leaders.len()];

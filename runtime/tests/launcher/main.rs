@@ -18,6 +18,7 @@ mod install;
 mod install_ends;
 mod install_shipped;
 mod logs;
+mod metrics;
 mod readiness;
 mod reload;
 #[cfg(target_os = "linux")]

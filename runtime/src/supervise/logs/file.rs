@@ -49,6 +49,8 @@ pub struct Log {
     /// After a rotation that was not possible: how large the file has to be before the next try.
     patience: u64,
     lost: Lost,
+    /// How many lines were lost since it was opened first.
+    dropped: u64,
     /// When the rotated files ended, ascending, once anybody has looked. Kept, since a folder may have thousands of files.
     old: Option<VecDeque<u64>>,
     /// When the oldest rotated file expires, in milliseconds since 1970.
@@ -82,6 +84,7 @@ impl Log {
             index: None,
             patience: 0,
             lost: Lost::default(),
+            dropped: 0,
             old: None,
             expiry: None,
             rotations: 0,
@@ -126,6 +129,12 @@ impl Log {
     #[must_use]
     pub fn rotations(&self) -> u64 {
         self.rotations
+    }
+
+    /// How many lines could not be written, since it was opened first.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Whether something could not be written, and nobody has been told yet.
@@ -279,8 +288,10 @@ impl Log {
     /// Counts what is not written.
     pub(super) fn lose(&mut self, bytes: &[u8], why: &io::Error) {
         let Some(&last) = bytes.last() else { return };
+        let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
         self.lost.bytes += bytes.len() as u64;
-        self.lost.lines += bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.lost.lines += lines;
+        self.dropped += lines;
         self.lost.within_line = last != b'\n';
         self.lost.why = why.to_string();
     }

@@ -195,7 +195,7 @@ pub fn run(root: &OsStr) -> Result<()> {
             PollFd::new(os::borrow(signals.as_raw_fd()), PollFlags::POLLIN),
             PollFd::new(os::borrow(io::stdin().as_raw_fd()), PollFlags::POLLIN),
         ];
-        match os::rest(&mut fds) {
+        match os::rest(&mut fds, None) {
             Ok(()) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot wait"),
         }

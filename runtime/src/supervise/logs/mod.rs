@@ -139,6 +139,12 @@ impl Output {
         os::waiting_bytes(&self.fifo) > 0 || spooled || !self.pending.is_empty()
     }
 
+    /// How many lines could not be kept since the supervisor began.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.log.dropped()
+    }
+
     /// The end that the service writes to, as its standard output and error.
     ///
     /// # Errors

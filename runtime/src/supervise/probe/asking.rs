@@ -106,12 +106,7 @@ impl Target {
         let mut own = None;
         let stage = match &self.way {
             Way::Internet(address, _) => {
-                let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-                let socket = quiet_socket(family)?;
-                match connect(socket.as_raw_fd(), &SockaddrStorage::from(*address)) {
-                    Ok(()) | Err(Errno::EINPROGRESS) => own = Some(socket),
-                    Err(error) => return Err(error.into()),
-                }
+                own = Some(connecting(*address)?);
                 Stage::Connecting
             }
             Way::Local(path) => {
@@ -133,6 +128,19 @@ pub struct Surroundings {
     pub folder: std::path::PathBuf,
     /// Variables on top of the supervisor's own.
     pub environment: Vec<(String, String)>,
+}
+
+/// A socket that begins to connect, and never waits.
+///
+/// # Errors
+/// When that fails at once.
+pub fn connecting(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = quiet_socket(family)?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn quiet_socket(family: AddressFamily) -> io::Result<OwnedFd> {
@@ -320,7 +328,11 @@ impl Asking {
     }
 }
 
-fn is_connected(socket: &OwnedFd) -> io::Result<bool> {
+/// Whether a socket has come so far.
+///
+/// # Errors
+/// Why it never will.
+pub fn is_connected(socket: &OwnedFd) -> io::Result<bool> {
     let error = getsockopt(socket, sockopt::SocketError)?;
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));

@@ -20,7 +20,7 @@ use crate::service::{Probe, Service};
 mod asking;
 mod tls;
 
-pub use asking::{Asking, Surroundings, Target, parse_endpoint};
+pub use asking::{Asking, Surroundings, Target, connecting, is_connected, parse_endpoint};
 
 /// The first gap between two tries.
 const FIRST_GAP: Duration = Duration::from_millis(10);
