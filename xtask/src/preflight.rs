@@ -268,6 +268,7 @@ impl Manager {
             (Self::Apt, "collectd") => &["collectd-core"],
             (Self::Apt, "man") => &["man-db", "groff-base"],
             (Self::Apt, "ss") => &["iproute2"],
+            (Self::Apt, "chromedriver") => &["chromium-driver"],
             (Self::Apt, "xz") => &["xz-utils"],
             (Self::Apt | Self::Dnf, "cargo") => &["cargo"],
             (Self::Dnf, "cc") => &["gcc"],

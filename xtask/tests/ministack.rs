@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
 
 mod common;
+mod pictures;
 
 use common::monitor::{ARCHIVE, Bundle, PATIENCE, now, package, processes_below};
 use common::{Outcome, get, ministack_place as build_place, wait_for, workspace};

@@ -11,7 +11,7 @@
 //! | `endpoints.NAME` | that and the port, `0.0.0.0:2003`, `[::]:2003` |
 //! | `reach.NAME` | where NAME is reached from this machine, `127.0.0.1:2003` |
 //! | `carbon.host`, `carbon.port` | where this machine's collectd sends to |
-//! | `figures` | where carbonapi sends its own figures, `127.0.0.1:2003`; empty: nowhere |
+//! | `figures` | where carbonapi and the supervisor send their own figures, `127.0.0.1:2003`; empty: nowhere |
 //! | `backends` | the carbonservers that carbonapi asks, `127.0.0.1:8080` |
 //! | `web.NAME` | how browsers reach Grafana, see [`Web`] |
 //! | `collectd.program`, `.plugins`, `.types` | the bundle's collectd or the host's |
@@ -63,7 +63,7 @@ pub struct Context {
     pub reach: BTreeMap<&'static str, String>,
     /// Where collectd sends to.
     pub carbon: Carbon,
-    /// Where carbonapi sends its own figures; empty: nowhere.
+    /// Where carbonapi and the supervisor send their own figures; empty: nowhere.
     pub figures: String,
     /// The carbonservers that carbonapi asks.
     pub backends: Vec<String>,
@@ -149,6 +149,7 @@ pub fn environment() -> Environment<'static> {
     environment.add_filter("json", quoted);
     environment.add_filter("ini", ini);
     environment.add_filter("collectd", collectd);
+    environment.add_filter("places", places);
     environment
 }
 
@@ -192,9 +193,35 @@ fn collectd(value: &Value) -> Result<String, Error> {
     Ok(format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")))
 }
 
+/// Where the panels of a dashboard lie, `[x, y, w, h]` each, by what each says of its `w` and `h`: in lines of 24, one that does not fit in
+/// beginning the next line. A `kind` of "row" is a line of its own.
+fn places(panels: &Value) -> Result<Value, Error> {
+    let number = |panel: &Value, name: &str, other: i64| Ok::<_, Error>(i64::try_from(panel.get_attr(name)?).unwrap_or(other));
+    let (mut x, mut y, mut line) = (0, 0, 0);
+    let mut out = Vec::new();
+    for panel in panels.try_iter()? {
+        let row = panel.get_attr("kind")?.as_str() == Some("row");
+        let (w, h) = if row { (24, 1) } else { (number(&panel, "w", 12)?, number(&panel, "h", 8)?) };
+        if x + w > 24 {
+            (x, y, line) = (0, y + line, 0);
+        }
+        out.push(Value::from(vec![x, y, w, h]));
+        x += w;
+        line = line.max(h);
+    }
+    Ok(Value::from(out))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn panels_are_laid_out_in_lines() {
+        let template = r#"{{ [{"w": 4, "h": 4}, {"w": 4, "h": 3}, {"kind": "row"}, {}, {"w": 6}, {"w": 8}] | places }}"#;
+        let text = environment().render_str(template, ()).unwrap();
+        assert_eq!(text, "[[0, 0, 4, 4], [4, 0, 4, 3], [0, 4, 24, 1], [0, 5, 12, 8], [12, 5, 6, 8], [0, 13, 8, 8]]");
+    }
 
     fn filtered(filter: &str, value: &str) -> Result<String, Error> {
         environment().render_str(&format!("{{{{ v | {filter} }}}}"), minijinja::context! { v => value })

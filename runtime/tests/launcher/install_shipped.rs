@@ -289,6 +289,11 @@ fn processes_of_dss_are_told_apart_by_their_command_lines() {
         (java("DSSFutureKernelMain 1 2"), "dss_fek"),
         (java("futures.DSSFutureKernelName"), "dss_fek"),
         (java("dataflow.jobrunner.DSSJobKernelMain 7"), "dss_jek"),
+        // What DSS marks them by, in front of a class path of any length.
+        ("java -Ddku.backend -ea -cp a.jar com.dataiku.dip.Main".to_owned(), "dss_backend"),
+        ("/usr/bin/java -Ddku.fek -Xmx2g".to_owned(), "dss_fek"),
+        ("java -Ddku.jek=7".to_owned(), "dss_jek"),
+        ("java -Ddku.jekyll".to_owned(), ""),
         ("grep DSSJobKernelMain".to_owned(), ""),
         (java("DSSGovernServerMain"), ""),
         ("tail -f run/backend.log".to_owned(), ""),

@@ -71,6 +71,8 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         // The manual's readers, the shells that complete, and what the guide's commands use.
         let guide = ["mandoc", "man", "zsh", "fish", "carbon-c-relay", "curl", "ss", "python3"];
         findings.extend(guide.map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
+        // The miniature stack's page is looked at in a browser.
+        findings.extend(["chromium", "chromedriver"].map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
         findings.push(preflight::rust_target(OTHER_TARGET, "the tests"));
         findings
     };

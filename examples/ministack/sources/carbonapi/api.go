@@ -7,6 +7,7 @@ import (
 	"log"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,15 +19,17 @@ const mostForm = 1 << 20
 // api answers over HTTP.
 type api struct {
 	backends *backends
+	counters *counters
 	now      func() time.Time
 }
 
-func newAPI(servers []string, now func() time.Time) http.Handler {
-	a := &api{newBackends(servers), now}
+func newAPI(servers []string, counters *counters, now func() time.Time) http.Handler {
+	a := &api{newBackends(servers, counters), counters, now}
 	mux := http.NewServeMux()
 	for _, end := range []string{"", "/{$}"} {
-		mux.HandleFunc("/render"+end, a.render)
-		mux.HandleFunc("/metrics/find"+end, a.find)
+		mux.Handle("/render"+end, counters.counting(http.HandlerFunc(a.render)))
+		mux.Handle("/metrics/find"+end, counters.counting(http.HandlerFunc(a.find)))
+		mux.Handle("/metrics/expand"+end, counters.counting(http.HandlerFunc(a.expand)))
 		mux.HandleFunc("/lb_check"+end, a.check)
 		mux.HandleFunc("/version"+end, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, BuildVersion) })
 	}
@@ -63,6 +66,7 @@ type line struct {
 // included. Times are multiples of each metric's step. With maxDataPoints,
 // series that have more are made coarser by averages.
 func (a *api) render(w http.ResponseWriter, r *http.Request) {
+	a.counters.add("render_requests")
 	if err := r.ParseForm(); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -151,6 +155,7 @@ func (s series) line() line {
 // find answers which names match a query: format=treejson (or json, the same)
 // or completer, in Graphite's shapes.
 func (a *api) find(w http.ResponseWriter, r *http.Request) {
+	a.counters.add("find_requests")
 	if err := r.ParseForm(); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -178,6 +183,28 @@ func (a *api) find(w http.ResponseWriter, r *http.Request) {
 	} else {
 		a.respond(w, treejson(query, matches))
 	}
+}
+
+// expand answers which names match queries, whole.
+func (a *api) expand(w http.ResponseWriter, r *http.Request) {
+	if err := r.ParseForm(); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	results := []string{}
+	for _, query := range r.Form["query"] {
+		matches, err := a.backends.find(r.Context(), query)
+		if err != nil {
+			log.Printf("cannot expand %q: %v", query, err)
+			http.Error(w, "cannot ask the backends: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		for _, m := range matches {
+			results = append(results, m.path)
+		}
+	}
+	slices.Sort(results)
+	a.respond(w, map[string][]string{"results": slices.Compact(results)})
 }
 
 type treeNode struct {

@@ -48,7 +48,7 @@ func carbonserver(t *testing.T) *httptest.Server {
 func ask(t *testing.T, address string, query url.Values) (int, string) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	handler := newAPI([]string{address}, func() time.Time { return time.Unix(5000, 0) })
+	handler := newAPI([]string{address}, newCounters(), func() time.Time { return time.Unix(5000, 0) })
 	path := "/render/"
 	if query.Has("query") {
 		path = "/metrics/find"
@@ -129,6 +129,9 @@ func TestFunctions(t *testing.T) {
 	if got := render(t, server.URL, url.Values{"maxDataPoints": {"2"}}, "h.load.short"); got != "h.load.short=1.5,4" {
 		t.Errorf("maxDataPoints: %q", got)
 	}
+	if got := render(t, server.URL, url.Values{"maxDataPoints": {"2"}}, "alias(consolidateBy(h.load.mid,'last'),'l')"); got != "l=20,5" {
+		t.Errorf("maxDataPoints with the last: %q", got)
+	}
 }
 
 func TestMistakesAreToldAsSuch(t *testing.T) {
@@ -164,7 +167,7 @@ func TestAStorageThatIsAwayIsNamed(t *testing.T) {
 
 func TestWhoIsMissingIsSaid(t *testing.T) {
 	server, gone := carbonserver(t), httptest.NewServer(nil)
-	handler := newAPI([]string{server.URL, gone.URL}, func() time.Time { return time.Unix(5000, 0) })
+	handler := newAPI([]string{server.URL, gone.URL}, newCounters(), func() time.Time { return time.Unix(5000, 0) })
 	get := func(path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -181,7 +184,7 @@ func TestWhoIsMissingIsSaid(t *testing.T) {
 	if w := get("/lb_check?backends"); w.Code != 503 || !strings.Contains(w.Body.String(), gone.URL) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	handler = newAPI([]string{server.URL}, time.Now)
+	handler = newAPI([]string{server.URL}, newCounters(), time.Now)
 	if w := get("/lb_check?backends"); w.Code != 200 || w.Header().Get("X-Carbonapi-Missing-Backends") != "" {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
@@ -194,6 +197,34 @@ func TestFind(t *testing.T) {
 		`{"allowChildren":0,"context":{},"expandable":0,"id":"h.slow","leaf":1,"text":"slow"}]`
 	if strings.TrimSpace(body) != want {
 		t.Error(body)
+	}
+}
+
+func TestExpand(t *testing.T) {
+	server := carbonserver(t)
+	w := httptest.NewRecorder()
+	handler := newAPI([]string{server.URL}, newCounters(), time.Now)
+	handler.ServeHTTP(w, httptest.NewRequest("GET", "/metrics/expand?query=h.*", nil))
+	if got := strings.TrimSpace(w.Body.String()); got != `{"results":["h.load","h.slow"]}` {
+		t.Error(got)
+	}
+}
+
+func TestOwnFiguresCountWhatWasAnswered(t *testing.T) {
+	server := carbonserver(t)
+	counters := newCounters()
+	handler := newAPI([]string{server.URL}, counters, time.Now)
+	for _, path := range []string{"/render?format=json&target=h.slow", "/render?format=json&target=", "/metrics/find?query=h.*"} {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
+	}
+	text := string(counters.lines("p", 7))
+	for _, line := range []string{
+		"p.requests 3 7\n", "p.render_requests 2 7\n", "p.find_requests 1 7\n", "p.requests_status_code.200 2 7\n",
+		"p.requests_status_code.400 1 7\n", "p.zipper.render_requests 1 7\n", "p.zipper.find_errors 0 7\n",
+	} {
+		if !strings.Contains(text, line) {
+			t.Errorf("%q is not in\n%s", line, text)
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ type series struct {
 	start  int64
 	step   int64
 	values []*float64
+	by     func([]float64) float64 // what makes one value of several; nil for their average
 }
 
 // found is one answer to a query for names.
@@ -39,15 +40,16 @@ type found struct {
 // answer is put together: of two that have the same metric the first wins,
 // and the other fills its gaps.
 type backends struct {
-	servers []string
-	client  http.Client
+	servers  []string
+	counters *counters
+	client   http.Client
 
 	mutex   sync.Mutex
 	missing map[string]string // who did not answer the last time, and why
 }
 
-func newBackends(servers []string) *backends {
-	return &backends{servers: servers, client: http.Client{Timeout: 30 * time.Second}, missing: map[string]string{}}
+func newBackends(servers []string, counters *counters) *backends {
+	return &backends{servers: servers, counters: counters, client: http.Client{Timeout: 30 * time.Second}, missing: map[string]string{}}
 }
 
 // note remembers how a server's last request has ended, and says so when that changes.
@@ -81,12 +83,15 @@ func (b *backends) whoIsMissing() []string {
 // fetch asks every server. It fails only if none answers, and then names each with its reason.
 func (b *backends) fetch(ctx context.Context, path string, query url.Values, take func([]byte) error) error {
 	query.Set("format", "json")
+	kind := map[string]string{"/render/": "render", "/metrics/find/": "find"}[path]
 	var failures []error
 	for _, server := range b.servers {
+		b.counters.add("zipper." + kind + "_requests")
 		err := b.ask(ctx, server+path+"?"+query.Encode(), take)
 		b.note(server, err)
 		if err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", server, err))
+			b.counters.add("zipper." + kind + "_errors")
 		}
 	}
 	if len(failures) == len(b.servers) {

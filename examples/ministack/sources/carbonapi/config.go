@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -18,6 +19,7 @@ type Config struct {
 	Listeners []struct {
 		Address string `yaml:"address"`
 	} `yaml:"listeners"`
+	Graphite  Graphite `yaml:"graphite"`
 	Upstreams struct {
 		BackendsV2 struct {
 			Backends []struct {
@@ -27,13 +29,21 @@ type Config struct {
 	} `yaml:"upstreams"`
 }
 
+// Graphite is where the program's own figures go, under which names; without a host they go nowhere.
+type Graphite struct {
+	Host     string        `yaml:"host"`
+	Interval time.Duration `yaml:"interval"`
+	Prefix   string        `yaml:"prefix"`
+	Pattern  string        `yaml:"pattern"`
+}
+
 // readConfig reads and checks the file.
 func readConfig(path string) (*Config, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	c := &Config{}
+	c := &Config{Graphite: Graphite{Interval: time.Minute, Prefix: "carbon.api", Pattern: "{prefix}.{fqdn}"}}
 	if err := yaml.Unmarshal(content, c); err != nil {
 		return nil, fmt.Errorf("cannot read the configuration %s: %w", path, err)
 	}
@@ -52,6 +62,9 @@ func (c *Config) check() error {
 		if _, err := net.ResolveTCPAddr("tcp", address); err != nil {
 			problems = append(problems, fmt.Errorf("listeners: %w", err))
 		}
+	}
+	if c.Graphite.Interval < time.Second {
+		problems = append(problems, errors.New("graphite.interval is below one second"))
 	}
 	if len(c.servers()) == 0 {
 		problems = append(problems, errors.New("upstreams.backendsv2.backends name no servers"))

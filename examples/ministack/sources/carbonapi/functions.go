@@ -37,18 +37,19 @@ func init() {
 		"aliasByMetric": func(c call, in []series, _ []expression) ([]series, error) {
 			return aliasByNode(c, in, []expression{number(-1)})
 		},
-		"aliasSub":    aliasSub,
-		"exclude":     matching(false),
-		"grep":        matching(true),
-		"groupByNode": groupByNode,
-		"limit":       limit,
-		"sortByName":  sortByName,
-		"scale":       withNumber(func(v, n float64) float64 { return v * n }),
-		"offset":      withNumber(func(v, n float64) float64 { return v + n }),
-		"absolute":    each(func(s *series) { s.change(math.Abs) }),
-		"invert":      each(func(s *series) { s.change(func(v float64) float64 { return 1 / v }) }),
-		"derivative":  each(func(s *series) { s.differences(func(d float64) (float64, bool) { return d, true }) }),
-		"group":       func(_ call, in []series, _ []expression) ([]series, error) { return in, nil },
+		"aliasSub":      aliasSub,
+		"consolidateBy": consolidateBy,
+		"exclude":       matching(false),
+		"grep":          matching(true),
+		"groupByNode":   groupByNode,
+		"limit":         limit,
+		"sortByName":    sortByName,
+		"scale":         withNumber(func(v, n float64) float64 { return v * n }),
+		"offset":        withNumber(func(v, n float64) float64 { return v + n }),
+		"absolute":      each(func(s *series) { s.change(math.Abs) }),
+		"invert":        each(func(s *series) { s.change(func(v float64) float64 { return 1 / v }) }),
+		"derivative":    each(func(s *series) { s.differences(func(d float64) (float64, bool) { return d, true }) }),
+		"group":         func(_ call, in []series, _ []expression) ([]series, error) { return in, nil },
 		"nonNegativeDerivative": each(func(s *series) {
 			s.differences(func(d float64) (float64, bool) { return d, d >= 0 })
 		}),
@@ -182,6 +183,23 @@ func matching(keep bool) function {
 		}
 		return slices.DeleteFunc(in, func(s series) bool { return re.MatchString(s.name) != keep }), nil
 	}
+}
+
+// consolidateBy says what becomes of values that fall together where fewer are wanted.
+func consolidateBy(c call, in []series, rest []expression) ([]series, error) {
+	how, _ := textAt(rest, 0)
+	reduce := reductions[strings.Replace(how, "average", "avg", 1)]
+	if how == "last" {
+		reduce = func(values []float64) float64 { return values[len(values)-1] }
+	}
+	if reduce == nil {
+		return nil, mistake("cannot evaluate %q: consolidateBy needs sum, avg, min, max or last", c.source)
+	}
+	for i := range in {
+		in[i].by = reduce
+		in[i].name = fmt.Sprintf("consolidateBy(%s%s)", in[i].name, written(rest))
+	}
+	return in, nil
 }
 
 func groupByNode(c call, in []series, rest []expression) ([]series, error) {
@@ -323,7 +341,8 @@ func gcd(a, b int64) int64 {
 }
 
 // coarser gives the series with a step that is a multiple of its own, by
-// averages. Times are rounded down to multiples of the new step.
+// averages unless consolidateBy has said otherwise. Times are rounded down to
+// multiples of the new step.
 func (s series) coarser(step int64) series {
 	if step == s.step || len(s.values) == 0 {
 		return s
@@ -333,17 +352,22 @@ func (s series) coarser(step int64) series {
 	out.start = s.start - s.start%step
 	last := s.start + s.step*int64(len(s.values)-1)
 	out.values = make([]*float64, (last-out.start)/step+1)
-	counts := make([]float64, len(out.values))
+	together := make([][]float64, len(out.values))
 	for i, v := range s.values {
-		if v == nil {
-			continue
+		if v != nil {
+			at := (s.start + s.step*int64(i) - out.start) / step
+			together[at] = append(together[at], *v)
 		}
-		at := (s.start + s.step*int64(i) - out.start) / step
-		if out.values[at] == nil {
-			out.values[at] = new(float64)
+	}
+	reduce := s.by
+	if reduce == nil {
+		reduce = reductions["avg"]
+	}
+	for at, values := range together {
+		if len(values) > 0 {
+			v := reduce(values)
+			out.values[at] = &v
 		}
-		counts[at]++
-		*out.values[at] += (*v - *out.values[at]) / counts[at]
 	}
 	return out
 }

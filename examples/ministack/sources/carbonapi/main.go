@@ -55,8 +55,12 @@ func run(path string, check bool) error {
 	stopped, forget := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer forget()
 
+	counters := newCounters()
+	if c.Graphite.Host != "" {
+		go counters.send(c.Graphite)
+	}
 	server := http.Server{
-		Handler:     newAPI(c.servers(), time.Now),
+		Handler:     newAPI(c.servers(), counters, time.Now),
 		ReadTimeout: time.Minute, WriteTimeout: 2 * time.Minute,
 	}
 	failed := make(chan error, len(c.Listeners))

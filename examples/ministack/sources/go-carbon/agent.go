@@ -20,9 +20,10 @@ func newAgent(prefix string, store *Store, receivers *Receivers, server *Server)
 func (a *agent) send(now int64) {
 	f := a.store.figures()
 	levels := map[string]int64{
-		"cache.metrics": int64(f.metrics),
-		"cache.size":    int64(f.unsaved),
-		"tcp.active":    a.receivers.tcpCount.active.Load(),
+		"cache.metrics":              int64(f.metrics),
+		"cache.size":                 int64(f.unsaved),
+		"carbonserver.metrics_known": int64(f.metrics),
+		"tcp.active":                 a.receivers.tcpCount.active.Load(),
 	}
 	counts := map[string]int64{
 		"tcp.metricsReceived":          a.receivers.tcpCount.received.Load(),
@@ -31,6 +32,9 @@ func (a *agent) send(now int64) {
 		"udp.errors":                   a.receivers.udpCount.errors.Load(),
 		"persister.committedPoints":    f.written,
 		"persister.updateOperations":   f.updates,
+		"persister.created":            f.created,
+		"cache.overflow":               0, // nothing is dropped
+		"carbonserver.notfound":        a.server.misses.Load(),
 		"carbonserver.find_requests":   a.server.finds.Load(),
 		"carbonserver.render_requests": a.server.reads.Load(),
 	}

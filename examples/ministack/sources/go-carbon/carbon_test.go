@@ -120,6 +120,30 @@ func TestGlob(t *testing.T) {
 	}
 }
 
+func TestListsWithDotsAreWrittenOut(t *testing.T) {
+	for query, want := range map[string]string{
+		"a.b": "a.b", "a.{b,c}.d": "a.{b,c}.d", "a.{*,*.*}.d": "a.*.d a.*.*.d", "{a,b.c}.{d,e.f}": "a.d a.e.f b.c.d b.c.e.f",
+		"{a,b}.{c,d.e}": "{a,b}.c {a,b}.d.e", "a.{b": "a.{b",
+	} {
+		if got := strings.Join(alternatives(query), " "); got != want {
+			t.Errorf("%q: got %q, want %q", query, got, want)
+		}
+	}
+	store, err := openStore(t.TempDir(), everything(1, 10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a.x.d", "a.y.z.d", "a.d"} {
+		if err := store.Add(name, 5, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found, err := store.Find("a.{*,*.*}.d")
+	if err != nil || len(found) != 2 || found[0].path != "a.x.d" || found[1].path != "a.y.z.d" {
+		t.Errorf("%v %v", found, err)
+	}
+}
+
 func TestParseLine(t *testing.T) {
 	name, at, value, err := parseLine("a.b 1.5 1700000000.9", 7)
 	if name != "a.b" || at != 1700000000 || value != 1.5 || err != nil {

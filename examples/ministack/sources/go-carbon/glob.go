@@ -6,6 +6,31 @@ import (
 	"strings"
 )
 
+// alternatives writes a query out whose lists hold dots, as in `a.{b,c.d}.e`: one query for each. Lists inside of lists are not taken apart.
+func alternatives(query string) []string {
+	for begin := 0; ; {
+		open := strings.IndexByte(query[begin:], '{')
+		if open < 0 {
+			return []string{query}
+		}
+		open += begin
+		length := strings.IndexByte(query[open:], '}')
+		if length < 0 {
+			return []string{query}
+		}
+		begin = open + length + 1
+		list := query[open+1 : begin-1]
+		if !strings.Contains(list, ".") || strings.Contains(list, "{") {
+			continue
+		}
+		var out []string
+		for part := range strings.SplitSeq(list, ",") {
+			out = append(out, alternatives(query[:open]+part+query[begin:])...)
+		}
+		return out
+	}
+}
+
 // compileGlob turns one node of a query (what stands between two dots) into a
 // test. It knows `*`, `?`, `[ab]`, `[a-z]` and `{one,two}`, whose alternatives
 // may hold the others.
@@ -48,7 +73,7 @@ func compileGlob(node string) (func(string) bool, error) {
 		}
 	}
 	if depth != 0 {
-		return nil, fmt.Errorf("cannot read the pattern %q: a { without its } (a list may not hold dots)", node)
+		return nil, fmt.Errorf("cannot read the pattern %q: a { without its }", node)
 	}
 	re, err := regexp.Compile("(?s)^(?:" + out.String() + ")$")
 	if err != nil {

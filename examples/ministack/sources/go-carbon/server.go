@@ -18,9 +18,9 @@ const mostSeries = 10_000
 // Server answers queries over HTTP as the real carbonserver does with
 // format=json: the same paths and the same shape of the answers.
 type Server struct {
-	store        *Store
-	finds, reads atomic.Int64
-	http         http.Server
+	store                *Store
+	finds, reads, misses atomic.Int64
+	http                 http.Server
 }
 
 // The answers' shapes. They are carbonserver's, made from its protobuf messages.
@@ -76,6 +76,7 @@ func serve(address string, store *Store) (*Server, error) {
 
 func (s *Server) find(w http.ResponseWriter, r *http.Request) {
 	s.finds.Add(1)
+	hits := 0
 	query := r.URL.Query()
 	if !wantsJSON(w, query.Get("format")) {
 		return
@@ -95,7 +96,11 @@ func (s *Server) find(w http.ResponseWriter, r *http.Request) {
 		for _, m := range found {
 			result.Matches = append(result.Matches, findMatch{m.path, m.leaf})
 		}
+		hits += len(found)
 		answer.Metrics = append(answer.Metrics, result)
+	}
+	if hits == 0 {
+		s.misses.Add(1)
 	}
 	respond(w, answer)
 }
@@ -136,6 +141,9 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request) {
 				answer.Metrics = append(answer.Metrics, result(m.path, values))
 			}
 		}
+	}
+	if len(answer.Metrics) == 0 {
+		s.misses.Add(1)
 	}
 	respond(w, answer)
 }

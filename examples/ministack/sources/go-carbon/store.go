@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,6 +59,7 @@ type Store struct {
 	unsaved int
 	written int64 // points
 	updates int64 // writes to files
+	created int64 // metrics that were not there at the start
 
 	flushing sync.Mutex // one flush at a time
 	troubled bool       // the last flush failed; guarded by flushing
@@ -184,10 +186,12 @@ func (s *Store) metric(name string) (*series, error) {
 func (s *Store) Add(name string, time int64, value float64) error {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	known := len(s.metrics)
 	m, err := s.metric(name)
 	if err != nil {
 		return err
 	}
+	s.created += int64(len(s.metrics) - known)
 	p := point{time - time%m.keep.step, value}
 	m.insert(p)
 	m.fresh = append(m.fresh, p)
@@ -335,12 +339,34 @@ type match struct {
 
 // Find answers a query with wildcards. A name that is both a metric and a folder is given twice.
 func (s *Store) Find(query string) ([]match, error) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	all := map[match]bool{}
+	for _, query := range alternatives(query) {
+		found, err := s.find(query)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range found {
+			all[m] = true
+		}
+	}
+	found := slices.Collect(maps.Keys(all))
+	slices.SortFunc(found, func(a, b match) int {
+		if a.path == b.path {
+			return map[bool]int{true: -1, false: 1}[a.leaf]
+		}
+		return strings.Compare(a.path, b.path)
+	})
+	return found, nil
+}
+
+// find answers a query whose lists hold no dots. The caller holds the mutex.
+func (s *Store) find(query string) ([]match, error) {
 	type place struct {
 		path string
 		node *node
 	}
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
 	places := []place{{"", s.root}}
 	for part := range strings.SplitSeq(query, ".") {
 		test, err := compileGlob(part)
@@ -366,7 +392,6 @@ func (s *Store) Find(query string) ([]match, error) {
 			found = append(found, match{p.path, false})
 		}
 	}
-	slices.SortFunc(found, func(a, b match) int { return strings.Compare(a.path, b.path) })
 	return found, nil
 }
 
@@ -405,12 +430,12 @@ func (s *Store) Read(name string, from, until, now int64) (window, bool) {
 
 // figures are the store's own.
 type figures struct {
-	metrics, unsaved int
-	written, updates int64
+	metrics, unsaved          int
+	written, updates, created int64
 }
 
 func (s *Store) figures() figures {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	return figures{len(s.metrics), s.unsaved, s.written, s.updates}
+	return figures{len(s.metrics), s.unsaved, s.written, s.updates, s.created}
 }
