@@ -17,6 +17,9 @@
 //! | `collectd.program`, `.plugins`, `.types` | the bundle's collectd or the host's |
 //! | `services` | the names of the installed services |
 //!
+//! Files leave out what differs with each version or bundle (`version`, real paths of the bundle): an update would have to change them,
+//! and to restart who reads them, for nothing.
+//!
 //! NAME is one of [`PORTS`](super::plan::network::PORTS). Filters: `toml`, `yaml`, `json`, `ini` (Grafana's), `collectd`. Each
 //! gives the value with its quotes, and refuses what its format cannot hold. `string` makes a number a text; the engine's other
 //! filters, tests and functions are left out of the program.

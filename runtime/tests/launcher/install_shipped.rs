@@ -154,6 +154,27 @@ fn every_type_has_its_services_and_opens_nothing_else() {
     }
 }
 
+/// Neither its number nor its place is in any file but the record: nobody has to restart for those.
+#[test]
+fn another_version_alone_changes_no_file() {
+    let bench = Bench::shipped();
+    good(&install(&bench, &bench.data(), "all", &[]));
+    let next = bench.root().join("the next bundle");
+    assert!(Command::new("cp").arg("-a").arg(bench.bundle_path()).arg(&next).status().unwrap().success());
+    let path = next.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["version"] = json!("77.0.0");
+    fs::write(&path, manifest.to_string()).unwrap();
+    let update = Command::new(next.join("installer"))
+        .arg("-d")
+        .arg(bench.data())
+        .args(["--update", "--yes", "--json"])
+        .output()
+        .unwrap();
+    let told: Value = serde_json::from_slice(&update.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&update)));
+    assert_eq!((&told["to"]["version"], &told["changed"]), (&json!("77.0.0"), &json!(["conf/installed.json"])), "{told}");
+}
+
 #[test]
 fn strange_places_stay_places() {
     let bench = Bench::shipped();

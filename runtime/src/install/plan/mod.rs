@@ -118,7 +118,8 @@ pub fn make(arguments: &Installer, bundle: &Path, manifest: &Manifest, purpose: 
     let schema = arguments.retention();
     let schema = problems.note(retention::check(&schema).with_context(|| format!("--retention {schema}")));
     let peers = problems.note(network::peers(arguments));
-    let collectd = parts::which_collectd(arguments, bundle, &mut problems);
+    // Through the link, so that another version changes no file by that alone.
+    let collectd = parts::which_collectd(arguments, &data.join(BUNDLE), &mut problems);
     let definitions = parts::definitions(arguments, manifest, &mut problems);
     let web = problems.note(web::look(arguments, numbers.as_ref().map_or(0, |ports| ports["grafana"])));
     let (Some(ports), Some(peers), Some(web)) = (numbers, peers, web) else { return Err(problems) };
