@@ -69,6 +69,9 @@ const OWN_LOG: LogPolicy = LogPolicy { max_bytes: 1_000_000, keep: 1, ..LogPolic
 /// `run/state.json` is not written more often: a thousand services that start at once are not a thousand files.
 const STORE_GAP: Duration = Duration::from_millis(20);
 
+/// It takes no more than this part of the time.
+const STORE_SHARE: u32 = 10;
+
 /// When what could not be written is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -79,7 +82,7 @@ const UNWATCHED: Duration = Duration::from_secs(1);
 const CROWDED: Duration = Duration::from_millis(100);
 
 /// Memory is given back no more often than this, unless clients were here: what is used all the time is soon there again.
-const REST_GAP: Duration = Duration::from_secs(10);
+const REST_GAP: Duration = Duration::from_secs(1);
 
 /// The signals that mean something to us.
 const SIGNALS: [Signal; 7] =
@@ -486,9 +489,11 @@ impl Supervisor {
             return;
         }
         self.dirty = false;
-        self.store_at = now + STORE_GAP;
         self.manager.tell(self.in_one_line());
-        match self.stored(false).write(&self.home) {
+        let written = self.stored(false).write(&self.home);
+        // With thousands of services it takes its time; others have most of it.
+        self.store_at = now + STORE_GAP.max(now.elapsed() * STORE_SHARE);
+        match written {
             Ok(()) => self.store_problem = None,
             Err(error) => {
                 // Once is enough to say, and tried it is until it goes.
