@@ -20,7 +20,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// No page may take longer.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -301,7 +301,15 @@ fn shut_down(root: &Path, machines: &Machines) -> Vec<String> {
             }
         }
     }
-    processes_below(root)
+    // What only waits for the others' end needs a moment.
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let left = processes_below(root);
+        if left.is_empty() || Instant::now() > end {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
