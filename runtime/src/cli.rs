@@ -1,15 +1,17 @@
-//! Every command and every flag. The comments are the help. Those of `dkm` are in [`dkm`].
+//! Every command and every flag. The comments are the help. Those of `dkm` are in [`dkm`], those of `dkmadmin` in [`admin`].
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser};
 use serde::{Deserialize, Serialize};
 
 use crate::service::InstallType;
 
+pub mod admin;
 pub mod dkm;
 
+pub use admin::{Admin, AdminVerb, Verify};
 pub use dkm::Dkm;
 
 /// Makes a data folder: configuration, storage and the `dkm` that runs it.
@@ -141,39 +143,6 @@ pub struct Existing {
     /// Stop the services and remove the programs from the data folder; data and configuration stay
     #[arg(long)]
     pub uninstall: bool,
-}
-
-/// Looks after a bundle and the data folders made from it.
-#[derive(Debug, Parser)]
-#[command(name = "dkmadmin", version, subcommand_required = true, arg_required_else_help = true)]
-pub struct Admin {
-    /// What to do
-    #[command(subcommand)]
-    pub verb: AdminVerb,
-}
-
-/// The verbs of `dkmadmin`.
-#[derive(Debug, Subcommand)]
-pub enum AdminVerb {
-    /// Show the bundle's version, platform and components
-    Version,
-    /// Compare every file of a bundle with its manifest, and the manifest with its signature
-    ///
-    /// Prints each file that is missing, changed, of another mode, or not in the manifest. Ends with 1 when there is any, or when the
-    /// signature is not by the given key.
-    Verify(Verify),
-}
-
-/// What to verify a bundle with.
-#[derive(Args, Debug)]
-pub struct Verify {
-    /// The bundle, such as a new one before its programs are run [default: the one that this program lies in]
-    #[arg(value_name = "BUNDLE")]
-    pub bundle: Option<PathBuf>,
-
-    /// The public key that the bundle has to be signed with: a file of minisign, or the key itself (RW…)
-    #[arg(short, long, value_name = "PUB")]
-    pub key: Option<String>,
 }
 
 /// Recheck the bundle: every file against its manifest, and the manifest against its signature.

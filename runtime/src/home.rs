@@ -3,7 +3,7 @@
 //! ```text
 //! DATA/                     0700
 //!   bundle                  link to the bundle in use: an update puts another one in its place
-//!   bin/dkm                 link to bundle/bin/dkm: the one way in
+//!   bin/dkm                 link to bundle/bin/dkm: the one way in; bin/dkmadmin likewise
 //!   static                  link to bundle/static
 //!   conf/                   configuration of the services, made by the installer; what the user changes stays his
 //!     installed.json        what was installed and how ([`Record`]); marks a folder as a data folder
@@ -85,8 +85,9 @@ impl Home {
             return Self::open(&root);
         }
         bail!(
-            "cannot tell which data folder is meant, since this dkm is not in one. Make a data folder with the bundle's \
-             `installer -d DATA_DIR -p PORT` and call DATA_DIR/bin/dkm, or name one by --home or {VARIABLE}"
+            "cannot tell which data folder is meant, since this {} is not in one. Make a data folder with the bundle's \
+             `installer -d DATA_DIR -p PORT` and call DATA_DIR/bin/dkm, or name one by --home (dkmadmin: -d) or {VARIABLE}",
+            Path::new(called_as).file_name().unwrap_or(called_as).display()
         )
     }
 

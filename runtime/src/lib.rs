@@ -6,7 +6,7 @@
 //!   beside its place;
 //! - `dkm` ([`commands`]) is called as `DATA/bin/dkm` and controls the services of that folder through a supervisor ([`supervise`])
 //!   that it starts when needed, over a socket ([`control`]);
-//! - `dkmadmin` ([`admin`]) looks after the bundle.
+//! - `dkmadmin` ([`admin`]) looks after the bundle and after data folders.
 //!
 //! # Theory of operation
 //!
@@ -71,7 +71,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             Err(error) => return show(&error),
         },
         "dkmadmin" => match cli::Admin::try_parse_from(arguments) {
-            Ok(parsed) => admin::run(&parsed),
+            Ok(parsed) => admin::run(&parsed, &called_as),
             Err(error) => return show(&error),
         },
         _ => match cli::Dkm::try_parse_from(cli::dkm::as_of_old(arguments)) {

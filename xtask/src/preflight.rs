@@ -270,6 +270,7 @@ impl Manager {
             (Self::Apt, "ss") => &["iproute2"],
             (Self::Apt, "chromedriver") => &["chromium-driver"],
             (Self::Apt, "xz") => &["xz-utils"],
+            (Self::Apt | Self::Dnf, "systemd-analyze") => &["systemd"],
             (Self::Apt | Self::Dnf, "cargo") => &["cargo"],
             (Self::Dnf, "cc") => &["gcc"],
             (Self::Dnf, "go") => &["golang"],

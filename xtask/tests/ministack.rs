@@ -52,6 +52,58 @@ fn a_fresh_archive_becomes_a_monitor_that_takes_metrics_and_answers_queries() {
     assert!(left.is_empty(), "{left:#?}");
 }
 
+/// Whether Grafana lets this password in.
+fn lets_in(port: u16, password: &str) -> bool {
+    let script = "import base64,sys,urllib.request\n\
+        r=urllib.request.Request('http://127.0.0.1:%s/api/user' % sys.argv[1])\n\
+        r.add_header('Authorization','Basic '+base64.b64encode(b'admin:'+sys.argv[2].encode()).decode())\n\
+        sys.exit(0 if urllib.request.urlopen(r).status==200 else 1)\n";
+    Command::new("python3").args(["-c", script, &port.to_string(), password]).output().unwrap().status.success()
+}
+
+#[test]
+fn its_operator_audits_it_changes_its_password_backs_it_up_and_has_it_started_at_boot() {
+    let bundle = Bundle::unpack(&ARCHIVE);
+    let monitor = bundle.install(&["--interval", "1", "--grafana-listen", "127.0.0.1"]);
+    let admin = |args: &[&str]| Outcome::of(&Command::new(monitor.data.join("bin/dkmadmin")).args(args).output().unwrap());
+    monitor.dkm(&["start"]).good();
+    // CI is often root, and is rightly told of. All else is as it should be, what is really listened on included.
+    admin(&["audit", "--ignore", "user *"]).good();
+
+    let secret = monitor.data.join("conf/secrets/grafana-admin-password");
+    let before = fs::read_to_string(&secret).unwrap();
+    assert!(lets_in(monitor.port, &before));
+    admin(&["reset-password"]).good();
+    let after = fs::read_to_string(&secret).unwrap();
+    wait_for("the new password", PATIENCE, || lets_in(monitor.port, &after).then_some(()));
+    assert!(!lets_in(monitor.port, &before), "the old password is still good");
+    monitor.dkm(&["stop", "grafana"]).good();
+    admin(&["reset-password"]).good();
+    monitor.dkm(&["start", "grafana"]).good();
+    assert!(lets_in(monitor.port, &fs::read_to_string(&secret).unwrap()));
+
+    monitor.send_tcp(&format!("test.kept.value 44.5 {}\n", now()));
+    monitor.wait_for_value("test.kept.value", 44.5);
+    let file = bundle.folder.path().join("backup.tar.gz");
+    wait_for("the value on the disk", PATIENCE, || {
+        let _ = fs::remove_file(&file);
+        admin(&["backup", file.to_str().unwrap()]).good();
+        let listed = Command::new("tar").arg("-tzf").arg(&file).output().unwrap();
+        String::from_utf8_lossy(&listed.stdout).contains("kept").then_some(())
+    });
+    monitor.dkm(&["shutdown"]).good();
+    fs::remove_dir_all(&monitor.data).unwrap();
+    let restored = Command::new(bundle.root.join("bin/dkmadmin")).arg("restore").arg(&file).output().unwrap();
+    Outcome::of(&restored).good();
+    monitor.dkm(&["start"]).good();
+    monitor.wait_for_value("test.kept.value", 44.5);
+    assert!(lets_in(monitor.port, &fs::read_to_string(&secret).unwrap()));
+    let user: &[&str] = if rustix::process::geteuid().is_root() { &["--user", "root"] } else { &[] };
+    let unit = admin(&[&["install-boot", "--print", "--init", "systemd"], user].concat()).good();
+    assert!(unit.contains("Type=notify"), "{unit}");
+    monitor.dkm(&["shutdown"]).good();
+}
+
 #[test]
 fn the_hosts_collectd_can_measure_instead_of_the_bundles() {
     assert!(

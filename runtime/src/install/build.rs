@@ -21,7 +21,8 @@ pub const FOLDERS: [&str; 7] = ["bin", "conf", "conf/services.d", SECRETS, "stor
 pub const BUNDLE: &str = "bundle";
 
 /// What leads through it: where to, and from where.
-pub const LINKS: [(&str, &str); 2] = [("../bundle/bin/dkm", "bin/dkm"), ("bundle/static", "static")];
+pub const LINKS: [(&str, &str); 3] =
+    [("../bundle/bin/dkm", "bin/dkm"), ("../bundle/bin/dkmadmin", "bin/dkmadmin"), ("bundle/static", "static")];
 
 /// Makes the folder. When anything fails, or we are killed, what was made is removed again.
 ///

@@ -270,7 +270,10 @@ fn restore_database(root: &Path, folder: &Path) -> Result<()> {
 }
 
 /// Lets the data folder lead to another bundle.
-fn relink(root: &Path, bundle: &Path) -> Result<()> {
+///
+/// # Errors
+/// When the link cannot be made.
+pub fn relink(root: &Path, bundle: &Path) -> Result<()> {
     let beside = root.join(format!(".{BUNDLE}~"));
     remove(&beside)?;
     symlink(bundle, &beside)

@@ -146,7 +146,10 @@ fn carry_out(
 }
 
 /// What somebody else made in a data folder its owner could not change any more; above all root has to become that owner first.
-pub(super) fn refuse_others(root: &Path) -> Result<()> {
+///
+/// # Errors
+/// When we are somebody else.
+pub fn refuse_others(root: &Path) -> Result<()> {
     let owner = std::fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?.uid();
     let me = nix::unistd::geteuid().as_raw();
     if owner != me {
@@ -156,13 +159,16 @@ pub(super) fn refuse_others(root: &Path) -> Result<()> {
 }
 
 /// One at a time. The lock ends with this process.
-pub(super) fn lock(root: &Path) -> Result<File> {
+///
+/// # Errors
+/// When somebody is at work.
+pub fn lock(root: &Path) -> Result<File> {
     let path = root.join(LOCK);
     make_folder(path.parent().unwrap_or(root))?;
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => bail!("another installer is at work on {}", root.display()),
+        Err(std::fs::TryLockError::WouldBlock) => bail!("another installer, or a backup, is at work on {}", root.display()),
         Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }

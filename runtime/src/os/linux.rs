@@ -16,6 +16,10 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::{DATA_VARIABLE, ProcessUse, SERVICE_VARIABLE, Tag};
 use crate::service::Protocol;
 
+mod listening;
+
+pub use listening::{environment_of, folder_of, listeners, user_of};
+
 /// Marks all descriptors from `first` on to be closed on exec.
 pub(super) fn close_on_exec_from(first: RawFd) {
     // SAFETY: close_range(2) with plain numbers.

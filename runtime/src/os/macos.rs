@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
-use super::{ProcessUse, Tag};
+use super::{Listener, ProcessUse, Tag};
 use crate::service::Protocol;
 
 /// `PROC_PGRP_ONLY` of <sys/proc_info.h>, which the libc crate does not have.
@@ -56,6 +56,30 @@ pub fn is_delegated(_group: &Path) -> bool {
 #[must_use]
 pub fn parent_of(pid: i32) -> Option<i32> {
     info(pid).and_then(|info| i32::try_from(info.pbi_ppid).ok())
+}
+
+/// The system tells no program that.
+#[must_use]
+pub fn listeners(_pids: &[i32]) -> Vec<Listener> {
+    Vec::new()
+}
+
+/// The user that a process acts as.
+#[must_use]
+pub fn user_of(pid: i32) -> Option<u32> {
+    info(pid).map(|info| info.pbi_uid)
+}
+
+/// Not looked for here.
+#[must_use]
+pub fn folder_of(_pid: i32) -> Option<std::path::PathBuf> {
+    None
+}
+
+/// The system tells no program that.
+#[must_use]
+pub fn environment_of(_pid: i32) -> Vec<(String, String)> {
+    Vec::new()
 }
 
 /// What every process of this user uses.

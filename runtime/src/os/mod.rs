@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -17,7 +18,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::Pid;
 
-use crate::service::Resource;
+use crate::service::{Protocol, Resource};
 
 mod rest;
 pub mod terminal;
@@ -34,9 +35,21 @@ pub use macos as platform;
 pub use rest::rest;
 
 pub use platform::{
-    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, glibc_version, group_members, is_delegated, move_bytes,
-    parent_of, peek, peer_uid, port_owner, processes_in_use, start_time, tagged, unread_bytes, watch,
+    become_subreaper, boot_id, children, end_with_parent, enlarge_pipe, environment_of, folder_of, glibc_version,
+    group_members, is_delegated, listeners, move_bytes, parent_of, peek, peer_uid, port_owner, processes_in_use, start_time,
+    tagged, unread_bytes, user_of, watch,
 };
+
+/// Something that is listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// On which address.
+    pub address: IpAddr,
+    /// On which port.
+    pub port: u16,
+    /// By which protocol.
+    pub protocol: Protocol,
+}
 
 /// What one process uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,10 +21,12 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod log;
+mod password;
 mod probe;
 mod value;
 
 pub use log::{LogPolicy, OnFull};
+pub use password::PasswordReset;
 pub use probe::{Health, HealthAction, Probe, Question, StatusRange};
 pub use value::{Limit, Resource, Restart, Seconds, Umask};
 
@@ -133,6 +135,10 @@ pub struct Service {
     /// Looks whether the service, once it is ready, is still well. Default: nobody looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+
+    /// How its administrator gets a new password. Default: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset_password: Option<PasswordReset>,
 
     /// Files that the installer renders into the data folder. Not repeated in `services.d`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -363,6 +369,7 @@ impl Service {
             ports: Vec::new(),
             probes: Vec::new(),
             health: None,
+            reset_password: None,
             config: Vec::new(),
             folders: Vec::new(),
             log: LogPolicy::default(),
@@ -425,6 +432,9 @@ impl Service {
         }
         for text in out.health.iter_mut().flat_map(|health| health.probe.strings()) {
             *text = one("health", text)?;
+        }
+        for text in out.reset_password.iter_mut().flat_map(PasswordReset::strings) {
+            *text = one("reset-password", text)?;
         }
         for file in &mut out.config {
             file.template = one("config", &file.template)?;

@@ -30,6 +30,8 @@ fn helper_entry() {
     }
     match kind.as_str() {
         "listen" => listen(),
+        "listen-on" => listen_on(),
+        "halves" => halves(),
         "count" => count(),
         "count-on" => count_on(),
         "read-late" => read_late(),
@@ -46,6 +48,32 @@ fn listen() {
         let mut stream = stream.unwrap();
         let _ = stream.read(&mut [0; 1024]);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    }
+}
+
+/// Listens on several addresses and does nothing else.
+fn listen_on() {
+    let text = std::env::var("HELPER_LISTEN").unwrap();
+    let _listeners: Vec<TcpListener> = text.split(' ').map(|address| TcpListener::bind(address).unwrap()).collect();
+    println!("listening");
+    std::thread::sleep(PATIENCE * 10);
+}
+
+/// Writes the same number to both ends of a file, under a lock and with a pause between them, as go-carbon updates a whisper file.
+fn halves() {
+    use std::os::unix::fs::FileExt;
+    let path = std::env::var("HELPER_FILE").unwrap();
+    for number in 1_u64.. {
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path).unwrap();
+        file.lock().unwrap();
+        file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+        std::thread::sleep(Duration::from_millis(3));
+        file.write_all_at(&number.to_le_bytes(), 20_000).unwrap();
+        if number == 1 {
+            println!("writing");
+        }
+        drop(file);
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 
@@ -162,13 +190,15 @@ pub fn shell(name: &str, script: &str) -> Value {
 pub struct Bench {
     temp: tempfile::TempDir,
     pub port: u16,
+    /// The data folder's name.
+    pub place: PathBuf,
 }
 
 impl Bench {
     /// A bundle with these services.
     pub fn bundle(services: &[Value]) -> Self {
         let temp = tempfile::Builder::new().prefix("dkm test ").tempdir().unwrap();
-        let bench = Self { temp, port: four_ports() };
+        let bench = Self { temp, port: four_ports(), place: "the data".into() };
         let bundle = bench.bundle_path();
         fs::create_dir_all(bundle.join("bin")).unwrap();
         fs::create_dir_all(bundle.join("static")).unwrap();
@@ -183,6 +213,15 @@ impl Bench {
         fs::write(bundle.join("conf/a.conf.j2"), "data = {{ data | toml }}\nport = {{ ports.carbon }}\n").unwrap();
         bench.write_manifest(services);
         bench
+    }
+
+    /// Puts into the bundle what `dkmadmin` takes from one.
+    pub fn with_assets(self) -> Self {
+        let assets = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/conf"));
+        let parts = ["boot", "audit.toml"].map(|name| assets.join(name));
+        let copied = Command::new("cp").arg("-r").args(parts).arg(self.bundle_path().join("conf")).status().unwrap();
+        assert!(copied.success());
+        self
     }
 
     /// A bundle with these services, installed as the type `backend`.
@@ -239,7 +278,7 @@ impl Bench {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.root().join("the data")
+        self.root().join(&self.place)
     }
 
     /// Runs the installer for the type `backend`, with more arguments.

@@ -4,7 +4,12 @@
 // A test that cannot go on fails; the helpers beside the tests are tests too, which the lint's exception does not see.
 #![allow(clippy::unwrap_used)]
 
+mod audit;
+mod backup;
 mod bench;
+mod boot;
+#[cfg(target_os = "linux")]
+mod boot_systemd;
 #[cfg(target_os = "linux")]
 mod chaos;
 mod commands;
@@ -19,6 +24,7 @@ mod install_ends;
 mod install_shipped;
 mod logs;
 mod metrics;
+mod password;
 mod readiness;
 mod reload;
 #[cfg(target_os = "linux")]

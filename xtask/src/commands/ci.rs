@@ -73,6 +73,10 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         findings.extend(guide.map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
         // The miniature stack's page is looked at in a browser.
         findings.extend(["chromium", "chromedriver"].map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
+        // What starts with the machine is read by those who will read it.
+        if cfg!(target_os = "linux") {
+            findings.push(preflight::look("systemd-analyze", None, &["the tests"], &workshop.host));
+        }
         findings.push(preflight::rust_target(OTHER_TARGET, "the tests"));
         findings
     };
