@@ -117,6 +117,11 @@ pub struct Installer {
     #[serde(skip)]
     pub allow_root: bool,
 
+    /// Make the folder, or bring it to this version, and then be its supervisor, with all services: what containers start
+    #[arg(long, conflicts_with_all = ["existing", "dry_run", "json"])]
+    #[serde(skip)]
+    pub run: bool,
+
     /// Say what would be done, and do nothing
     #[arg(long)]
     #[serde(skip)]

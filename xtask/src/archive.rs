@@ -26,7 +26,7 @@ mod work;
 
 pub use add::add_signature;
 pub use format::Format;
-pub use output::SIGNATURE;
+pub use output::{SIGNATURE, adopt};
 
 use cache::Cache;
 use output::Output;

@@ -188,7 +188,8 @@ pub struct Package {
     /// Leave the tree in the dist folder, make no archive
     #[arg(long)]
     pub skip_archive: bool,
-    /// Write the archive in this form: gz, xz (smaller, slower) or zst (needs the feature `zstd`); several with commas
+    /// Write the bundle in this form, or in several with commas: gz, xz (smaller, slower) or zst (needs the feature `zstd`), deb, rpm, or
+    /// oci (a container image; docs/release.md)
     #[arg(long = "format", value_name = "FORM", value_delimiter = ',', default_value = "gz", value_parser = Format::parse)]
     pub formats: Vec<Format>,
     /// Sign the manifest in the bundle, and each archive: with a secret key of minisign in a file, or `env:VARIABLE`; docs/verify.md

@@ -8,6 +8,7 @@ use crate::archive::{self, Format};
 use crate::build::{Session, Work};
 use crate::error::{self, Kind};
 use crate::fetch;
+use crate::packing;
 use crate::plan::{self, Job, Node, Plan, Todo};
 use crate::preflight;
 use crate::schedule::{Crew, Resources, Task};
@@ -202,6 +203,13 @@ impl<'a> Engine<'a> {
         let (bundle, ui) = (self.bundle, self.session.ui);
         if bundle.look_at_archive(format) == Standing::Same {
             return Ok(format!("{format} unchanged"));
+        }
+        if !format.is_archive() {
+            let with = packing::With { dirs: bundle.dirs, offline: self.session.supply.offline, jobs: self.session.jobs };
+            let target = bundle.archive(format);
+            let (bytes, sha256) = packing::write(&bundle.tree(), &bundle.name, format, &target, bundle.epoch, &with)?;
+            bundle.remember_archive(format, sha256)?;
+            return Ok(format!("{} as {format}", progress::bytes(bytes)));
         }
         let cache = bundle.dirs.archive_cache();
         let options = archive::Options { format, mtime: bundle.epoch, jobs: self.session.jobs, cache: Some(&cache) };

@@ -24,6 +24,7 @@ mod key;
 mod logs;
 mod manual;
 mod meter;
+mod packing;
 mod patch;
 mod plan;
 mod preflight;

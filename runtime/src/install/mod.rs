@@ -52,6 +52,9 @@ pub fn run(arguments: &Installer) -> Result<ExitCode> {
         return uninstall::run(arguments);
     }
     let bundle = bundle_root()?;
+    if arguments.run {
+        return run_it(arguments, &bundle);
+    }
     let manifest = Manifest::read(&bundle)?;
     if arguments.existing.rollback {
         return update::rollback(arguments);
@@ -80,6 +83,23 @@ pub fn run(arguments: &Installer) -> Result<ExitCode> {
         print!("{}", plan.farewell());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the folder or brings it to this version, as the case may be, and becomes its supervisor.
+fn run_it(arguments: &Installer, bundle: &Path) -> Result<ExitCode> {
+    let mut first = arguments.clone();
+    first.run = false;
+    if let Ok(home) = Home::open(&arguments.data) {
+        first.existing.update = Record::read(home.root())?.bundle != bundle;
+        first.yes = first.existing.update;
+    }
+    let done = run(&first)?;
+    if done != ExitCode::SUCCESS {
+        return Ok(done);
+    }
+    let program = arguments.data.join("bin/dkm");
+    let error = std::os::unix::process::CommandExt::exec(std::process::Command::new(&program).arg("run"));
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
 
 /// What was made, for programs.

@@ -35,11 +35,17 @@ pub enum Format {
     Xz,
     /// `.tar.zst`, by zstd: fast both ways; only where the feature `zstd` was compiled in.
     Zst,
+    /// `.deb`, for Debian and its kin ([`crate::packing`]).
+    Deb,
+    /// `.rpm`, for Red Hat's, SUSE's and their kin.
+    Rpm,
+    /// `.oci.tar`, a container image.
+    Oci,
 }
 
 impl Format {
     /// All of them, whether or not this program can write them.
-    pub const ALL: [Self; 3] = [Self::Gz, Self::Xz, Self::Zst];
+    pub const ALL: [Self; 6] = [Self::Gz, Self::Xz, Self::Zst, Self::Deb, Self::Rpm, Self::Oci];
 
     /// What `--format` takes.
     ///
@@ -53,14 +59,23 @@ impl Format {
             "zst" => Err("this program was compiled without zstd, whose library takes long to compile; run `cargo run \
                           --package xtask --features zstd -- package --format zst`"
                 .to_owned()),
-            _ => Err("an archive is written as gz, xz or zst".to_owned()),
+            "deb" => Ok(Self::Deb),
+            "rpm" => Ok(Self::Rpm),
+            "oci" => Ok(Self::Oci),
+            _ => Err("a bundle is written as gz, xz, zst, deb, rpm or oci".to_owned()),
         }
+    }
+
+    /// Whether it is the tree as a compressed tar, and not something that is installed by other means.
+    pub fn is_archive(self) -> bool {
+        matches!(self, Self::Gz | Self::Xz | Self::Zst)
     }
 
     /// The form of the archive of this name; none where it is none of ours.
     pub fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
-        Self::ALL.into_iter().find(|format| name.strip_suffix(format.ending()).is_some_and(|rest| rest.ends_with('.')))
+        let archives = Self::ALL.into_iter().filter(|format| format.is_archive());
+        archives.into_iter().find(|format| name.strip_suffix(format.ending()).is_some_and(|rest| rest.ends_with('.')))
     }
 
     /// What is added to the bundle's name.
@@ -69,6 +84,9 @@ impl Format {
             Self::Gz => "tar.gz",
             Self::Xz => "tar.xz",
             Self::Zst => "tar.zst",
+            Self::Deb => "deb",
+            Self::Rpm => "rpm",
+            Self::Oci => "oci.tar",
         }
     }
 
@@ -82,13 +100,14 @@ impl Format {
             Self::Zst => format!("zstd, libzstd 1.5.7, level {ZST_LEVEL}, checksum"),
             #[cfg(not(feature = "zstd"))]
             Self::Zst => String::new(),
+            Self::Deb | Self::Rpm | Self::Oci => String::new(),
         }
     }
 }
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.ending().trim_start_matches("tar."))
+        f.write_str(self.ending().trim_start_matches("tar.").trim_end_matches(".tar"))
     }
 }
 
@@ -123,6 +142,7 @@ impl Packer {
             }
             #[cfg(not(feature = "zstd"))]
             Format::Zst => Err(anyhow::anyhow!("this program was compiled without zstd")),
+            Format::Deb | Format::Rpm | Format::Oci => Err(anyhow::anyhow!("{format} is not made of blocks")),
         }
     }
 

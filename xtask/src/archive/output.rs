@@ -66,6 +66,22 @@ impl Output {
     }
 }
 
+/// Puts what another program has made in place as `target`, with its checksum, as [`super::write`] does; gives both.
+///
+/// # Errors
+/// When it cannot be read, or `target` not be written.
+pub fn adopt(made: &Path, target: &Path) -> anyhow::Result<(u64, String)> {
+    let mut output = Output::new(target)?;
+    let mut file = File::open(made).with_context(|| format!("cannot read {}", made.display()))?;
+    let mut piece = vec![0; 1024 * 1024];
+    loop {
+        match io::Read::read(&mut file, &mut piece)? {
+            0 => return output.finish(target),
+            count => output.add(&piece[..count])?,
+        }
+    }
+}
+
 impl Drop for Output {
     fn drop(&mut self) {
         // Gone when the archive is in place.

@@ -65,7 +65,10 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         // Debian's collectd stands for the one that --system-collectd takes over.
         findings.push(preflight::look("collectd", None, &["the tests"], &workshop.host));
         // Archives and signatures are read back by those for whom they are made.
-        findings.extend(["xz", "zstd", "minisign"].map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
+        findings.extend(
+            ["xz", "zstd", "minisign", "rpm", "skopeo", "umoci"]
+                .map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)),
+        );
         // The launcher's tests make certificates.
         findings.push(preflight::look("openssl", None, &["the tests"], &workshop.host));
         // The manual's readers, the shells that complete, and what the guide's commands use.

@@ -74,6 +74,7 @@ fn plain(path: &Path, format: Format) -> anyhow::Result<Box<dyn Read + Send>> {
         Format::Gz | Format::Xz => unpack::stream(path),
         #[cfg(feature = "zstd")]
         Format::Zst => Ok(Box::new(zstd::stream::read::Decoder::new(std::fs::File::open(path)?)?)),
+        Format::Deb | Format::Rpm | Format::Oci => anyhow::bail!("what a {format} holds is not read here"),
         #[cfg(not(feature = "zstd"))]
         Format::Zst => {
             anyhow::bail!(

@@ -1,0 +1,150 @@
+//! The bundle as a package of Debian's and of Red Hat's kind, by nfpm.
+//!
+//! Promises: the tree is installed as it is, to `/opt/<product>/<version>/`, owned by root; `/opt/<product>/current` leads to the newest version
+//! that is installed. Nothing is started, no user is made, no configuration is touched: that is the installer's business. The same tree
+//! and time give the same bytes.
+//!
+//! The version is part of a package's name, as a kernel's is: a data folder uses the version that it was made or updated by, so that a new
+//! one must not take the old one's files away. Both are installed until the old one is removed.
+//!
+//! nfpm is a tool of Go, taken by go at the version below, whose hash Go's checksum database vouches for.
+
+use super::Product;
+use crate::archive::{self, Format};
+use crate::dirs::Dirs;
+use crate::environment;
+use crate::error::{Kind, WithKind as _};
+use crate::fingerprint::{self, EntryKind};
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// The version of nfpm.
+const NFPM: &str = "2.45.2";
+
+/// Where products are installed.
+const OPT: &str = "/opt";
+
+/// What both packages run when they have been installed or removed.
+const SCRIPT: &str = include_str!("link.sh");
+
+impl Product<'_> {
+    /// Writes the package as `target`; gives size and checksum.
+    ///
+    /// # Errors
+    /// [`Kind::Preflight`] where nfpm cannot be had; else when the package cannot be written.
+    pub(super) fn package(&self, format: Format, target: &Path, dirs: &Dirs, offline: bool) -> anyhow::Result<(u64, String)> {
+        let nfpm = tool(dirs, offline)?;
+        self.run_nfpm(&nfpm, format, target, dirs)
+    }
+
+    fn run_nfpm(&self, nfpm: &Path, format: Format, target: &Path, dirs: &Dirs) -> anyhow::Result<(u64, String)> {
+        let folder = tempfile::Builder::new().prefix(".package-").tempdir_in(dirs.tmp())?;
+        let (config, script, made) =
+            (folder.path().join("nfpm.json"), folder.path().join("link.sh"), folder.path().join("made"));
+        std::fs::write(&script, SCRIPT.replace("@PRODUCT@", self.name))?;
+        std::fs::write(&config, serde_json::to_vec_pretty(&self.package_config(&script)?)?)?;
+        let shell = xshell::Shell::new()?;
+        let packager = format.to_string();
+        let mut command =
+            xshell::cmd!(shell, "{nfpm} package --config {config} --packager {packager} --target {made}").env_clear();
+        for (name, value) in environment::base(dirs, self.epoch) {
+            command = command.env(name, value);
+        }
+        let output = command.quiet().ignore_status().output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "nfpm says: {}", said.trim());
+        archive::adopt(&made, target)
+    }
+
+    /// What nfpm is told. Each file is named, so that nothing depends on how the tree lies on this disk.
+    fn package_config(&self, script: &Path) -> anyhow::Result<Value> {
+        let time = jiff::Timestamp::from_second(i64::try_from(self.epoch)?)?.to_string();
+        let root = format!("{OPT}/{}/{}", self.name, self.version);
+        let info = |mode: u32| json!({"owner": "root", "group": "root", "mode": mode, "mtime": time});
+        let mut contents = Vec::new();
+        let mut folders = std::collections::BTreeSet::from([String::new()]);
+        for entry in fingerprint::scan(self.tree)? {
+            let path = entry.path.to_str().with_context(|| format!("{} is not UTF-8", entry.path.display()))?;
+            let ancestors = entry.path.ancestors().skip(1).map(|folder| folder.to_string_lossy().into_owned());
+            folders.extend(ancestors);
+            let dst = format!("{root}/{path}");
+            contents.push(match entry.kind {
+                EntryKind::Link { target } => {
+                    json!({"src": target, "dst": dst, "type": "symlink", "file_info": {"mtime": time}})
+                }
+                EntryKind::File { mode, .. } => {
+                    let mode = if mode & 0o111 == 0 { 0o644 } else { 0o755 };
+                    json!({"src": self.tree.join(path), "dst": dst, "type": "file", "file_info": info(mode)})
+                }
+            });
+        }
+        let folder = |name: &String| {
+            let dst = format!("{root}/{name}");
+            json!({"dst": dst.trim_end_matches('/'), "type": "dir", "file_info": info(0o755)})
+        };
+        contents.extend(folders.iter().map(folder));
+        let needs = |name: &'static str| if self.dynamic.is_empty() { Vec::new() } else { vec![name] };
+        Ok(json!({
+            "name": format!("{}-{}", self.name, self.version),
+            "arch": self.architecture(),
+            "platform": "linux",
+            "version": self.version,
+            "version_schema": "semver",
+            "release": "1",
+            "section": "admin",
+            "priority": "optional",
+            "maintainer": "The dkumonitor project",
+            "vendor": "The dkumonitor project",
+            "description": "Monitoring for a machine or a cluster, in one folder: go-carbon, carbonapi, Grafana, collectd, and what installs and supervises them",
+            "license": self.license,
+            "provides": [self.name],
+            "disable_globbing": true,
+            "mtime": time,
+            "umask": 0o022,
+            "contents": contents,
+            "scripts": {"postinstall": script, "postremove": script},
+            "overrides": {
+                "deb": {"depends": needs("libc6")},
+                "rpm": {"depends": needs("glibc")},
+            },
+            "deb": {"compression": "gzip"},
+            "rpm": {"compression": "gzip", "buildhost": "dkumonitor", "group": "Applications/System"},
+        }))
+    }
+}
+
+/// nfpm, compiled by go where it is not there yet.
+fn tool(dirs: &Dirs, offline: bool) -> anyhow::Result<PathBuf> {
+    let folder = dirs.toolchains().join(format!("nfpm-{NFPM}"));
+    let program = folder.join("nfpm");
+    if program.is_file() {
+        return Ok(program);
+    }
+    let fail = || format!("cannot get nfpm {NFPM}, which makes .deb and .rpm (it is compiled by go, 1.21 or newer)");
+    std::fs::create_dir_all(dirs.toolchains()).kind(Kind::Preflight, fail)?;
+    let draft = tempfile::Builder::new().prefix(".nfpm-").tempdir_in(dirs.toolchains())?;
+    let shell = xshell::Shell::new()?;
+    let package = format!("github.com/goreleaser/nfpm/v2/cmd/nfpm@v{NFPM}");
+    let mut command = xshell::cmd!(shell, "go install -trimpath {package}").env_clear();
+    for (name, value) in environment::base(dirs, 0) {
+        command = command.env(name, value);
+    }
+    command = command.env("GOBIN", draft.path()).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "auto");
+    if offline {
+        command = command.env("GOPROXY", "off");
+    }
+    let output = command.quiet().ignore_status().output().kind(Kind::Preflight, fail)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().last().unwrap_or_default();
+        let why = if offline { " (--offline; run once without it)" } else { "" };
+        return Err(Kind::Preflight.error(format!("{}: {said}{why}", fail())));
+    }
+    std::fs::set_permissions(draft.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    match std::fs::rename(draft.keep(), &folder) {
+        // Somebody else was faster.
+        Err(_) if program.is_file() => Ok(program),
+        other => other.map(|()| program).kind(Kind::Preflight, fail),
+    }
+}
