@@ -345,9 +345,11 @@ impl Supervisor {
         let (now, work) = (Instant::now(), self.next_work());
         let left = |at: Instant| at.saturating_duration_since(now);
         let wait = [work, self.metrics.deadline()].into_iter().flatten().min().map(left);
-        let result = match wait {
-            // Nothing is due but, perhaps, a round of metrics: this may be a rest of days.
-            _ if work.is_none() && self.clients.is_empty() && self.rest_at <= now => {
+        // Nothing is due but, perhaps, a round of metrics: this may be a rest of days, once the last work is a moment ago.
+        let idle = work.is_none() && self.clients.is_empty();
+        let rest_in = idle.then(|| left(self.rest_at));
+        let result = match wait.into_iter().chain(rest_in).min() {
+            _ if rest_in.is_some_and(|rest_in| rest_in.is_zero()) => {
                 self.rest_at = now + REST_GAP;
                 os::rest(&mut fds, wait)
             }
