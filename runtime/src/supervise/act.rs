@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use super::state::{Action, Event, LOOK_AGAIN, State};
+use super::adopt::{self, Found};
+use super::state::{Action, Event, LOOK_AGAIN, Process, State};
+use super::store::Stored;
 use super::{Supervisor, cgroup, logs};
 use crate::os;
 
@@ -114,10 +116,26 @@ impl Supervisor {
         unit.restarts = if again { unit.restarts + 1 } else { 0 };
         match unit.launch(&self.home, self.delegated.as_deref(), now) {
             Ok(process) => Event::Launched(process),
-            Err(error) => {
-                unit.probing = None;
-                Event::NotLaunched(format!("{error:#}"))
-            }
+            Err(error) => match self.overlooked(at, now) {
+                Some(process) => Event::Launched(process),
+                None => {
+                    self.units[at].probing = None;
+                    Event::NotLaunched(format!("{error:#}"))
+                }
+            },
         }
+    }
+
+    /// The process that keeps a service from being started, if it is one of its own: an earlier supervisor was killed between fork
+    /// and exec, and nobody could tell its last child until it was the service.
+    fn overlooked(&mut self, at: usize, now: Instant) -> Option<Process> {
+        let name = self.units[at].service.name.clone();
+        let found = adopt::look(&self.home, &name, &Stored::default(), &self.boot);
+        let Found::Alive(process) = found else { return None };
+        if !self.units[at].watch_adopted(process, now) {
+            return None;
+        }
+        self.announce(Some(&name), &format!("adopted process {}, which an earlier supervisor had begun", process.pid));
+        Some(process)
     }
 }

@@ -79,14 +79,8 @@ impl Unit {
             }
             Found::Missed => Some(self.take_over_missed(known, now)),
             Found::Alive(process) => {
-                if process.adopted {
-                    self.watch = os::watch(process.pid).ok();
-                    // It may have ended, and its number gone to another, between the look and the watch.
-                    if os::start_time(process.pid) != process.started {
-                        self.watch = None;
-                        return self.take_over(Found::Missed, known, now);
-                    }
-                    self.unwatched_at = self.watch.is_none().then(|| now + UNWATCHED);
+                if process.adopted && !self.watch_adopted(process, now) {
+                    return self.take_over(Found::Missed, known, now);
                 }
                 self.take_over_living(process, known, now);
                 Some(format!("{} process {}", if process.adopted { "adopted" } else { "kept" }, process.pid))
@@ -101,6 +95,18 @@ impl Unit {
                 Some(line)
             }
         }
+    }
+
+    /// Has the end of an adopted process told; whether it lives. (It may have ended, and its number gone to another, since it was
+    /// found.)
+    pub(super) fn watch_adopted(&mut self, process: Process, now: Instant) -> bool {
+        self.watch = os::watch(process.pid).ok();
+        let lives = os::start_time(process.pid) == process.started;
+        if !lives {
+            self.watch = None;
+        }
+        self.unwatched_at = (lives && self.watch.is_none()).then(|| now + UNWATCHED);
+        lives
     }
 
     fn after_an_unseen_end(&self, reason: String) -> Next {

@@ -198,6 +198,35 @@ fn a_reused_number_is_not_taken_for_the_service() {
     stranger.wait().unwrap();
 }
 
+/// A supervisor that is killed between fork and exec leaves a child that has the service's lock and cannot be told from anything else
+/// until it is the service. It is found then, and not locked out for ever.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_that_was_being_made_is_adopted_once_it_is_the_service() {
+    let bench = two_sleepers();
+    let script = "exec 9<>run/go-carbon.lock; flock 9; echo > held; until test -e go; do sleep 0.02; done; \
+                  echo $$ > run/go-carbon.lock; exec env DKM_DATA=\"$0\" DKM_SERVICE=go-carbon sleep 1000";
+    fs::create_dir_all(bench.data().join("run")).unwrap();
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]).arg(bench.data()).current_dir(bench.data());
+    let mut child = crate::bench::as_job(&mut command).spawn().unwrap();
+    let number = i32::try_from(child.id()).unwrap();
+    until("it to have the lock", || bench.data().join("held").exists());
+    let said = text(&bench.dkm(&["start", "go-carbon"]));
+    assert!(said.contains("are still there"), "{said}");
+    assert_eq!(bench.state("go-carbon"), "backing-off");
+    fs::write(bench.data().join("go"), "").unwrap();
+    until("it to be taken over", || bench.status("go-carbon")["pid"].as_i64() == Some(number.into()));
+    until("it to be well", || bench.state("go-carbon") == "running");
+    assert_eq!(bench.status("go-carbon")["adopted"], json!(true));
+    // As good as any: its end is seen, and its successor is ours.
+    send(number, Signal::SIGKILL);
+    child.wait().unwrap();
+    until("another one", || bench.renewed("go-carbon", number));
+    bench.good(&["stop"]);
+    assert_eq!(bench.processes(), Vec::<i32>::new());
+}
+
 #[test]
 fn stale_files_are_no_obstacle() {
     let bench = two_sleepers();
