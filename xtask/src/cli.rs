@@ -1,6 +1,7 @@
 //! Every command and flag, in one place; the doc comments are the help.
 
 use crate::archive::Format;
+use crate::audit::severity::Severity;
 use crate::fetch::Mirror;
 use crate::progress::Verbosity;
 use crate::target::Target;
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 ///
 /// Exit status: 0 done; 1 other failure; 2 usage, vendor.lock or a recipe is wrong; 3 the machine lacks something;
 /// 4 a source or a dependency cannot be fetched; 5 a source, or what is verified, is not what it should be; 6 a patch does not apply; 7 a build command failed;
-/// 8 the bundle cannot be staged; 9 the archive cannot be written; 130 interrupted.
+/// 8 the bundle cannot be staged; 9 the archive cannot be written; 11 what the bundle holds must not be shipped; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 pub struct Cli {
@@ -39,6 +40,8 @@ pub enum Command {
     Shell(Shell),
     /// Check this machine for everything that a build needs, and print all findings
     Doctor(Doctor),
+    /// Check what a bundle holds against a database of known vulnerabilities, offline
+    Audit(Audit),
     /// Remove what earlier runs have made
     Clean(Clean),
     /// Run all checks and tests, as CI does
@@ -195,6 +198,9 @@ pub struct Package {
     /// Sign the manifest in the bundle, and each archive: with a secret key of minisign in a file, or `env:VARIABLE`; docs/verify.md
     #[arg(long, value_name = "KEY")]
     pub sign: Option<String>,
+    /// Write also the archive of all sources that belong to the bundle, from which it can be built without internet
+    #[arg(long)]
+    pub sources: bool,
     /// How many jobs a build tool may run at once [default: the cores of this machine]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
@@ -327,6 +333,32 @@ pub struct Doctor {
     /// Install missing tools by the system's package manager (apt, dnf, brew)
     #[arg(long)]
     pub install_missing: bool,
+}
+
+/// Check what a bundle holds against a database of known vulnerabilities.
+///
+/// The database is what OSV publishes for each ecosystem (`all.zip`), unpacked or not: nothing is fetched. Exceptions stand in
+/// audit.toml, each with a reason and a last day (docs/accounts.md).
+#[derive(Args, Debug)]
+pub struct Audit {
+    /// The database: a JSON file, a zip, or a folder of such
+    #[arg(long, value_name = "FILE|DIR")]
+    pub db: PathBuf,
+    /// Fail on a vulnerability as severe as this, and on one of unknown severity
+    #[arg(long, value_name = "SEVERITY", default_value = "high")]
+    pub fail_on: Severity,
+    /// The bill of materials [default: that of the stack's bundle in dist/]
+    #[arg(long, value_name = "FILE")]
+    pub sbom: Option<PathBuf>,
+    /// Folder with vendor.lock and recipes/ [default: the repository's root]
+    #[arg(long, value_name = "DIR")]
+    pub stack: Option<PathBuf>,
+    /// Folder of the bundle's tree [default: dist/]
+    #[arg(long, value_name = "DIR")]
+    pub dist_dir: Option<PathBuf>,
+    /// Tell programs, on standard output
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Remove what earlier runs have made.

@@ -195,8 +195,12 @@ impl<'a> Engine<'a> {
     fn archive(&self) -> anyhow::Result<()> {
         let (bundle, ui) = (self.bundle, self.session.ui);
         let step = ui.step("bundle", "archive");
-        let notes = bundle.formats.iter().map(|format| self.archive_as(*format)).collect::<anyhow::Result<Vec<_>>>();
-        step.close(notes, |notes| notes.join("; ")).map(drop)
+        let write = || {
+            let notes = bundle.formats.iter().map(|format| self.archive_as(*format)).collect::<anyhow::Result<Vec<_>>>()?;
+            bundle.write_papers(self.session, &pieces(self.plan, &lock(&self.results))?)?;
+            anyhow::Ok(notes)
+        };
+        step.close(write(), |notes| notes.join("; ")).map(drop)
     }
 
     fn archive_as(&self, format: Format) -> anyhow::Result<String> {

@@ -41,6 +41,9 @@ const PASSED: [&str; 24] = [
     "YARN_NPM_REGISTRY_SERVER",
 ];
 
+/// Variables of [`base`] that are other ones for every user or source.
+const PERSONAL: [&str; 5] = ["CARGO_HOME", "RUSTUP_HOME", "npm_config_userconfig", "GOENV", "SOURCE_DATE_EPOCH"];
+
 /// The environment that every build command starts from; `epoch` becomes SOURCE_DATE_EPOCH (seconds since 1970).
 pub fn base(dirs: &Dirs, epoch: u64) -> Environment {
     let mut env = Environment::new();
@@ -85,14 +88,18 @@ pub fn base(dirs: &Dirs, epoch: u64) -> Environment {
     env
 }
 
+/// Whether a variable is this user's or this machine's: what is written down for others has none of those.
+pub fn is_personal(name: &str) -> bool {
+    PASSED.contains(&name) || PERSONAL.contains(&name) || name.to_ascii_lowercase().contains("registry")
+}
+
 /// The fixed part of the environment as text, the same wherever the build folder lies: what of it a result depends on.
 pub fn fixed(dirs: &Dirs) -> String {
     use std::fmt::Write as _;
-    let personal = ["CARGO_HOME", "RUSTUP_HOME", "npm_config_userconfig", "GOENV", "SOURCE_DATE_EPOCH"];
     let places = dirs.places();
     let mut text = String::new();
     for (name, value) in base(dirs, 0) {
-        if PASSED.contains(&name.as_str()) || personal.contains(&name.as_str()) {
+        if PASSED.contains(&name.as_str()) || PERSONAL.contains(&name.as_str()) {
             continue;
         }
         let value = places.iter().fold(value.to_string_lossy().into_owned(), |value, place| value.replace(place, "{build}"));

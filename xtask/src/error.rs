@@ -31,6 +31,8 @@ pub enum Kind {
     Stage = 8,
     /// The archive could not be written.
     Archive = 9,
+    /// What the bundle holds must not be shipped: a licence is not known or not allowed, or a vulnerability is too severe.
+    Accounts = 11,
     /// Ctrl-C or SIGTERM; 130 is what shells report for SIGINT.
     Interrupted = 130,
 }
@@ -48,6 +50,7 @@ impl Kind {
             Self::Compile => "compile",
             Self::Stage => "stage",
             Self::Archive => "archive",
+            Self::Accounts => "accounts",
             Self::Interrupted => "interrupted",
         }
     }

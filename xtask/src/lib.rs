@@ -4,12 +4,15 @@
 //! each command. ARCHITECTURE.md in the repository's root shows the whole house. It is a library for the fuzzers' sake,
 //! which call [`fuzzing`]; nothing else is for others.
 
+mod account;
 mod archive;
 mod attend;
+mod audit;
 mod build;
 mod cli;
 mod commands;
 mod dirs;
+mod elf;
 mod engine;
 mod environment;
 mod error;
@@ -30,6 +33,7 @@ mod plan;
 mod preflight;
 mod progress;
 mod release;
+mod report;
 mod sandbox;
 mod schedule;
 mod share;
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Sign(args) => commands::sign::run(args),
         Command::Verify(args) => commands::verify::run(args),
         Command::Manual(args) => commands::manual::run(args),
+        Command::Audit(args) => commands::audit::run(args),
         Command::Lock(command) => commands::lock::run(command),
         Command::WithoutNetwork { .. } | Command::Attended { .. } => Ok(()),
     });

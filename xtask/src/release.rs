@@ -9,6 +9,7 @@ use crate::archive::SIGNATURE;
 use crate::commands::sign;
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
+use crate::report::provenance;
 use crate::sign::Signer;
 use crate::verify::{self, SUMS, With};
 use anyhow::Context as _;
@@ -172,7 +173,10 @@ impl Release<'_> {
         let draft = tempfile::Builder::new().prefix(&prefix).tempdir_in(dist)?;
         let new = draft.path().join("new");
         fs::create_dir(&new)?;
-        for file in files {
+        // A statement names archives, which are other ones once they hold their manifest's signature.
+        let (statements, others): (Vec<_>, Vec<_>) =
+            files.iter().partition(|file| file.to_string_lossy().ends_with(provenance::ENDING));
+        for file in others.into_iter().chain(statements) {
             self.add(file, &new)?;
         }
         let text = self.text();
@@ -202,6 +206,16 @@ impl Release<'_> {
         if own.with_added_extension(SUM).exists() {
             // Damage must not be signed.
             verify::verify(&own, With::default())?;
+        }
+        if own.to_string_lossy().ends_with(provenance::ENDING) {
+            let sha256 = |name: &str| {
+                let archive = folder.join(name);
+                archive.is_file().then(|| fingerprint::hash_file(&archive).map_err(Into::into)).transpose()
+            };
+            let text = provenance::restated(&fs::read(&own)?, &sha256)?;
+            // Not through the link: what was packaged stays as it is.
+            fs::remove_file(&own)?;
+            fs::write(&own, text)?;
         }
         match self.signer {
             Some(signer) => sign::sign(&own, signer, Some(self.epoch)),

@@ -193,12 +193,14 @@ fn a_bump_fetches_shows_and_rewrites_and_the_lock_keeps_its_comments() {
     let text = bump(&place, &["1.1"]).good();
     let tree = text.lines().find_map(|line| line.trim().strip_prefix("tree ")).unwrap().split_once("→ ").unwrap().1.to_owned();
     let old = sha256(&fs::read(place.path("old/thing-1.0.tar.gz")).unwrap());
+    let licence = sha256(LICENCE.replace("2020", "2021").as_bytes());
+    let texts = sha256(format!("{licence}  LICENSE\n{}  NOTICE\n", sha256(b"thanks\n")).as_bytes());
     let wanted = before
         .replace("\"1.0\"", "\"1.1\"")
         .replace("v1.0", "v1.1")
         .replace("thing-1.0", "thing-1.1")
         .replace(&format!("\"{old}\"\n"), &format!("\"{}\"\nsize = {}\ntree-sha256 = \"{tree}\"\n", sha256(&new), new.len()))
-        .replace("[\"LICENSE\"]", "[\"LICENSE\", \"NOTICE\"]");
+        .replace("[\"LICENSE\"]\n", &format!("[\"LICENSE\", \"NOTICE\"]\nlicense-sha256 = \"{texts}\"\n"));
     assert_eq!(lock_of(&place), wanted);
     assert!(
         fs::read_dir(place.path("stack")).unwrap().all(|entry| !entry.unwrap().file_name().to_string_lossy().starts_with('.'))

@@ -4,13 +4,12 @@
 
 mod common;
 
-use common::{Outcome, Place, closed_port, serve, tar_gz, wait_for, workspace};
+use common::{Outcome, Place, closed_port, serve, tar_gz, wait_for};
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -190,32 +189,9 @@ fn pass_over(what: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "── {what}: passed over, {why}");
 }
 
-/// The Python of an environment that has wsgidav, made on first use; none where Python cannot make one.
-fn wsgidav() -> Option<PathBuf> {
-    static MAKING: Mutex<()> = Mutex::new(());
-    let _one = MAKING.lock().unwrap();
-    let requirements = workspace().join("xtask/tests/webdav-requirements.txt");
-    let wanted = fs::read_to_string(&requirements).unwrap();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wsgidav");
-    let (python, done) = (folder.join("bin/python"), folder.join("requirements.txt"));
-    if fs::read_to_string(&done).is_ok_and(|made| made == wanted) {
-        return Some(python);
-    }
-    let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder).output();
-    if !made.is_ok_and(|made| made.status.success()) {
-        return None;
-    }
-    let pip =
-        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--require-hashes", "-r"];
-    let installed = Command::new(&python).args(pip).arg(&requirements).output().unwrap();
-    assert!(installed.status.success(), "{}", Outcome::of(&installed).text);
-    fs::write(done, wanted).unwrap();
-    Some(python)
-}
-
 #[test]
 fn a_real_webdav_server_serves_a_team_that_has_a_password() {
-    let Some(python) = wsgidav() else {
+    let Some(python) = common::python("webdav-requirements.txt") else {
         return pass_over("a real WebDAV server", "python3 cannot make an environment (apt install python3-venv)");
     };
     let folder = tempfile::Builder::new().prefix("webdav ").tempdir().unwrap();

@@ -1,7 +1,9 @@
 //! The kind `cargo`: release programs with locked dependencies, static against musl where the recipe wants it.
 
 use super::Build;
+use crate::account;
 use crate::environment::Environment;
+use crate::error::{Kind, WithKind as _};
 use crate::shell::Command;
 use crate::stack::recipe::{Cargo, Step};
 use crate::supply::crates;
@@ -63,6 +65,83 @@ fn target(build: &Build<'_>, cargo: &Cargo) -> Option<&'static str> {
 /// The variable that names a target's linker.
 fn linker_of(triple: &str) -> String {
     format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"))
+}
+
+/// Whether a program of a step is linked statically.
+pub(super) fn is_static(build: &Build<'_>, cargo: &Cargo) -> bool {
+    cargo.r#static && target(build, cargo).is_some_and(|target| target.ends_with("musl"))
+}
+
+/// What cargo says of the crates of a step's programs, in the form that [`account::crates`] reads.
+///
+/// # Errors
+/// When cargo has not got all of them.
+pub(super) fn tree(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> anyhow::Result<String> {
+    let mut command = tool(build, step, dir, true)?.args(["tree", "--locked", "--package", &cargo.package]);
+    command = command.args(["--edges", "normal", "--prefix", "none", "--format", account::crates::FORMAT]);
+    command = target(build, cargo).into_iter().fold(command, |command, target| command.arg("--target").arg(target));
+    if !cargo.features.is_empty() {
+        command = command.args(["--features".to_owned(), cargo.features.join(",")]);
+    }
+    ask(&command)
+}
+
+/// Where a step's crates and compiler are.
+pub(super) struct Sources {
+    cargo_home: PathBuf,
+    stocked: Option<PathBuf>,
+    rustc: Command,
+}
+
+/// A compiler.
+pub(super) struct Compiler {
+    pub(super) version: String,
+    pub(super) sysroot: PathBuf,
+}
+
+/// Finds out where a step's crates and compiler are.
+///
+/// # Errors
+/// When a mirror lacks crates.
+pub(super) fn sources(build: &Build<'_>, step: &Step, dir: &Path) -> anyhow::Result<Sources> {
+    let stocked = build.session.supply.crates(&lock_file(build, dir))?.map(|stocked| stocked.folder.clone());
+    let rustc = Command { program: "rustc".into(), args: Vec::new(), ..tool(build, step, dir, true)? };
+    Ok(Sources { cargo_home: cargo_home(&rustc.env), stocked, rustc })
+}
+
+impl Sources {
+    /// The folders that hold crates' sources, one for each registry.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub(super) fn folders(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let registries = self.cargo_home.join("registry/src");
+        let listed = registries.read_dir().map(|entries| entries.flatten().map(|entry| entry.path()).collect());
+        let mut folders: Vec<PathBuf> = if self.stocked.is_some() { listed.unwrap_or_default() } else { listed? };
+        folders.sort();
+        Ok(self.stocked.iter().cloned().chain(folders).collect())
+    }
+
+    /// The compiler that cargo uses.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub(super) fn compiler(&self) -> anyhow::Result<Compiler> {
+        let version = ask(&self.rustc.clone().arg("--version"))?;
+        let version = version.split(' ').nth(1).unwrap_or_default().to_owned();
+        let sysroot = ask(&self.rustc.clone().args(["--print", "sysroot"]))?.into();
+        Ok(Compiler { version, sysroot })
+    }
+}
+
+/// What a command answers.
+fn ask(command: &Command) -> anyhow::Result<String> {
+    let Command { program, args, env, dir, .. } = command;
+    let shell = xshell::Shell::new()?;
+    let _dir = shell.push_dir(dir);
+    let command = xshell::cmd!(shell, "{program} {args...}").quiet().env_clear().ignore_stderr();
+    let command = env.iter().fold(command, |command, (name, value)| command.env(name, value));
+    command.read().kind(Kind::Stage, || format!("cannot ask {}", program.display()))
 }
 
 /// Fetches the crates of Cargo.lock.

@@ -1,10 +1,10 @@
 //! Takes from a compiled component what goes into the bundle.
 
-use super::Build;
+use super::{Build, account};
 use crate::error::{Kind, WithKind as _};
 use crate::stack::Material;
 use crate::stack::recipe::Install;
-use crate::store::{self, Record, StepCost};
+use crate::store::{self, Ran, Record, StepCost};
 use anyhow::Context as _;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use std::fs;
@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
-pub(super) fn collect(build: &Build<'_>, costs: Vec<StepCost>) -> anyhow::Result<Record> {
+pub(super) fn collect(build: &Build<'_>, costs: Vec<StepCost>, commands: Vec<Ran>) -> anyhow::Result<Record> {
     let (recipe, store) = (build.planned.recipe, build.session.store);
     let draft = tempfile::tempdir_in(store.drafts()?)?;
     let tree = draft.path();
@@ -24,9 +24,11 @@ pub(super) fn collect(build: &Build<'_>, costs: Vec<StepCost>) -> anyhow::Result
         })?;
     }
     take_licenses(build, tree)?;
+    account::take(build, tree)?;
     let mut record = Record::new(&recipe.name, store::FINAL, build.planned.chain.clone());
     record.toolchain = build.planned.toolchain.clone();
     record.costs = costs;
+    record.commands = commands;
     store.put_tree(tree, record)
 }
 
@@ -51,8 +53,25 @@ fn take(build: &Build<'_>, install: &Install, tree: &Path) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Where a file that was built ends up in the bundle, if it does.
+pub(super) fn installed_as(build: &Build<'_>, path: &Path) -> Option<String> {
+    let place = |install: &Install| {
+        let from = resolve(build, install.from.as_deref()?);
+        if let Ok(inner) = path.strip_prefix(&from) {
+            let to = Path::new(&install.to);
+            let to = if install.to.ends_with('/') { to.join(from.file_name()?) } else { to.to_owned() };
+            // Joining an empty path would leave a slash behind.
+            return Some(if inner.as_os_str().is_empty() { to } else { to.join(inner) });
+        }
+        let fits = from.parent() == path.parent()
+            && globs(&[from.file_name()?.to_str()?.to_owned()]).ok()?.is_match(path.file_name()?);
+        fits.then(|| Path::new(&install.to).join(path.file_name().unwrap_or_default()))
+    };
+    build.planned.recipe.installs.iter().find_map(place).map(|path| path.to_string_lossy().into_owned())
+}
+
 /// The place that `src/…`, `dest/…` or `recipe/…` means.
-fn resolve(build: &Build<'_>, from: &Path) -> PathBuf {
+pub(super) fn resolve(build: &Build<'_>, from: &Path) -> PathBuf {
     let mut parts = from.components();
     let root = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
     let base = match root.as_str() {
@@ -135,14 +154,18 @@ fn make_link(target: &Path, to: &str, tree: &Path) -> anyhow::Result<()> {
     symlink(&relative, &path).with_context(|| format!("cannot make the link {}", path.display()))
 }
 
+/// The licence files of a component's own source, relative to it.
+pub(super) fn own_licenses(build: &Build<'_>) -> Vec<PathBuf> {
+    match build.planned.material {
+        Material::Locked(source) => source.license_files.clone(),
+        Material::Workspace => vec![PathBuf::from("LICENSE")],
+    }
+}
+
 /// The licence texts of a component go to `licenses/<component>/`, whatever else it ships.
 fn take_licenses(build: &Build<'_>, tree: &Path) -> anyhow::Result<()> {
     let name = &build.planned.recipe.name;
-    let files = match build.planned.material {
-        Material::Locked(source) => source.license_files.clone(),
-        Material::Workspace => vec![PathBuf::from("LICENSE")],
-    };
-    for file in files {
+    for file in own_licenses(build) {
         let from = build.src.join(&file);
         let to = tree.join("licenses").join(name).join(&file);
         if !from.is_file() {

@@ -69,6 +69,15 @@ fn toolchain_module(version: &str) -> String {
     format!("golang.org/toolchain@v0.0.1-{}.{os}-{arch}", go_toolchain(version))
 }
 
+/// Where the licence of the pinned go may lie: with the toolchain that go has obtained, or with the machine's own.
+pub(super) fn roots(build: &Build<'_>) -> Vec<PathBuf> {
+    let version = build.planned.recipe.toolchain.go.as_deref().unwrap_or_default();
+    let obtained = build.session.supply.go(build.session.dirs).join(toolchain_module(version));
+    let own = build.session.host.tool("go").and_then(|tool| tool.path.canonicalize().ok());
+    let own = own.and_then(|path| Some(path.parent()?.parent()?.to_owned()));
+    std::iter::once(obtained).chain(own).collect()
+}
+
 /// A module cache as a proxy: what go has downloaded lies there as a proxy would serve it.
 fn proxy(modules: &Path) -> anyhow::Result<String> {
     let folder: PathBuf = modules.join("cache/download");

@@ -5,6 +5,7 @@
 //! changed there is kept in the store as soon as the step has ended well, and can be laid out again instead of running the
 //! step. When all is collected the work folder is removed; when a step fails it stays, for `cargo xtask shell`.
 
+mod account;
 mod autotools;
 mod cargo;
 mod collect;
@@ -29,7 +30,7 @@ use crate::progress::{self, Ui};
 use crate::shell::{Command, CommandFailed, Cost, Network};
 use crate::stack::Stack;
 use crate::stack::recipe::{Action, Step};
-use crate::store::Store;
+use crate::store::{Ran, Store};
 use crate::supply::Supply;
 use crate::target::Target;
 use anyhow::Context as _;
@@ -90,9 +91,39 @@ impl Build<'_> {
         fetch().map_err(|error| self.session.supply.failed(error, &self.planned.recipe.name, &step.name))
     }
 
-    fn run_step(&self, step: &Step) -> anyhow::Result<Cost> {
+    /// Runs a step; gives what that cost, and its commands for whoever wants to know later.
+    fn run_step(&self, step: &Step) -> anyhow::Result<(Cost, Vec<Ran>)> {
         let commands = self.commands(step).with_context(|| self.cannot(step))?;
-        self.run_shown(step, &step.name, &commands)
+        let cost = self.run_shown(step, &step.name, &commands)?;
+        Ok((cost, commands.iter().map(|command| self.ran(step, command)).collect()))
+    }
+
+    /// A command in words that hold nothing of this machine: folders by what they are for, and of the environment what the
+    /// step has added to the fixed one.
+    fn ran(&self, step: &Step, command: &Command) -> Ran {
+        let session = self.session;
+        let mut places: Vec<(String, &str)> = session.dirs.places().into_iter().map(|place| (place, "{build}")).collect();
+        let others = [(&session.stack.root, "{stack}"), (&session.workspace.to_owned(), "{workspace}")];
+        places.extend(others.into_iter().map(|(path, word)| (path.to_string_lossy().into_owned(), word)));
+        let base = environment::base(session.dirs, self.epoch);
+        let homes = [("CARGO_HOME", "{cargo}"), ("RUSTUP_HOME", "{rustup}"), ("GOENV", "{goenv}")];
+        places
+            .extend(homes.into_iter().filter_map(|(name, word)| Some((base.get(name)?.to_string_lossy().into_owned(), word))));
+        // The longest first: the build folder usually lies in the workspace.
+        places.sort_by_key(|(place, _)| std::cmp::Reverse(place.len()));
+        let plain = |text: &std::ffi::OsStr| {
+            let text = text.to_string_lossy().into_owned();
+            places.iter().fold(text, |text, (place, word)| text.replace(place, word))
+        };
+        let words = std::iter::once(command.program.as_os_str()).chain(command.args.iter().map(std::ffi::OsString::as_os_str));
+        let added =
+            command.env.iter().filter(|(name, value)| base.get(*name) != Some(value) && !environment::is_personal(name));
+        Ran {
+            step: step.name.clone(),
+            words: words.map(plain).collect(),
+            dir: plain(command.dir.as_os_str()),
+            env: added.map(|(name, value)| (name.clone(), plain(value))).collect(),
+        }
     }
 
     fn cannot(&self, step: &Step) -> String {

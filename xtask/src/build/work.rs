@@ -8,7 +8,7 @@ use crate::progress;
 use crate::shell::{Command, Cost};
 use crate::stack::Material;
 use crate::stack::recipe::{Action, Step};
-use crate::store::{self, Content, Record, StepCost};
+use crate::store::{self, Content, Ran, Record, StepCost};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -33,6 +33,7 @@ struct State {
     /// Whether what is in the folder was written down before the next step begins.
     scanned: bool,
     costs: Vec<StepCost>,
+    commands: Vec<Ran>,
 }
 
 /// A step that was begun in a work folder and has not ended well; written down beside the folder.
@@ -145,7 +146,7 @@ impl<'a> Work<'a> {
         let mut state = self.lock();
         let build = self.before_step(at, urgent, &mut state)?;
         let step = self.step(at);
-        let cost = build.run_step(step)?;
+        let (cost, commands) = build.run_step(step)?;
         Self::note(&mut state, &step.name, cost);
         let (before, after) = self.scans();
         let delta = store::pack(self.session.store, &self.folder(), &before, &after)?;
@@ -153,6 +154,8 @@ impl<'a> Work<'a> {
         let mut record = Record::new(self.name(), store::slot_of_step(&step.name), self.chain_to(at));
         record.toolchain = self.component.toolchain.clone();
         record.costs = state.costs.iter().filter(|cost| cost.name.starts_with(&step.name)).cloned().collect();
+        state.commands.extend(commands.iter().cloned());
+        record.commands = commands;
         record.content = Content::Delta { pack: delta.pack, entries: delta.entries };
         self.session.store.seal(&record)?;
         self.forget_unfinished();
@@ -176,6 +179,7 @@ impl<'a> Work<'a> {
         step.close(laid, |()| String::new())?;
         self.session.store.touch(record);
         state.costs.extend(record.costs.iter().cloned());
+        state.commands.extend(record.commands.iter().cloned());
         Ok(())
     }
 
@@ -188,7 +192,7 @@ impl<'a> Work<'a> {
         self.begin(&mut state)?;
         let build = self.build(true, &state);
         let step = self.session.ui.step(self.name(), "collect");
-        let record = collect::collect(&build, std::mem::take(&mut state.costs));
+        let record = collect::collect(&build, std::mem::take(&mut state.costs), std::mem::take(&mut state.commands));
         let record = step.close(record, |record| match &record.content {
             Content::Tree { files, bytes, .. } => format!("{files} files, {}", progress::bytes(*bytes)),
             Content::Delta { .. } => String::new(),

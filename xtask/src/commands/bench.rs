@@ -158,6 +158,7 @@ impl Bench<'_> {
             tree_sha256: None,
             license: String::new(),
             license_files: Vec::new(),
+            license_sha256: None,
             purl: None,
         };
         let store = self.folder.join("store");

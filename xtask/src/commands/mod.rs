@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share: a stack that is open for work.
 
 mod ahead;
+pub mod audit;
 pub mod bench;
 pub mod ci;
 pub mod clean;
@@ -14,6 +15,7 @@ pub mod plan;
 pub mod release;
 pub mod shell;
 pub mod sign;
+mod sources;
 pub mod vendor_export;
 pub mod verify;
 

@@ -1,12 +1,13 @@
 //! `package`: from the pins to the archive.
 
-use super::{BuildLock, Workshop, ahead};
+use super::{BuildLock, Workshop, ahead, sources};
 use crate::build::Session;
 use crate::cli;
 use crate::engine::{self, Ended, Engine};
 use crate::error::{Kind, WithKind as _};
 use crate::plan::{self, Job, Plan, Todo};
 use crate::preflight;
+use crate::report::policy::Policy;
 use crate::schedule::Resources;
 use crate::sharing::Sharing;
 use crate::sign::Signer;
@@ -49,19 +50,24 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let name = stage::bundle_name(&workshop.stack, partial) + &workshop.target.suffix();
     let (dirs, formats) = (&workshop.dirs, args.formats.as_slice());
     let signer = signer.as_ref();
-    let target = workshop.target;
-    let bundle = Bundle { stack: &workshop.stack, name, target, epoch: epoch?, formats, signer, dirs, store: &store };
+    let (target, policy) = (workshop.target, Policy::read(&workshop.stack.root, &workshop.workspace)?);
+    let bundle = Bundle { stack: &workshop.stack, name, target, epoch: epoch?, formats, signer, policy, dirs, store: &store };
     let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle, sharing: sharing.as_ref() };
     let outcome = package.make(&recipes, first?);
     if let Some(sharing) = &sharing {
         sharing.finish();
     }
     outcome?;
+    let sources =
+        args.sources.then(|| sources::write(&workshop, &lock, &recipes, &args.network, &bundle, jobs(args))).transpose()?;
     workshop.dirs.remove_stand_in();
     if !args.skip_archive {
         bundle.sign_archives().kind(Kind::Archive, || "cannot sign the archive".to_owned())?;
     }
     package.tell_of_it();
+    if let Some((path, sha256, size)) = sources {
+        workshop.ui.artifact(&path, Some(&sha256), Some(size));
+    }
     Ok(())
 }
 

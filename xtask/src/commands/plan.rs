@@ -6,6 +6,7 @@ use crate::cli;
 use crate::engine;
 use crate::plan::{Component, Job, Node, Plan, Todo};
 use crate::progress;
+use crate::report::policy::Policy;
 use crate::share::Found;
 use crate::sharing::Sharing;
 use crate::stage::{self, Bundle, Standing};
@@ -34,6 +35,7 @@ pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
         epoch,
         formats: &[Format::Gz],
         signer: None,
+        policy: Policy::read(&workshop.stack.root, &workshop.workspace)?,
         dirs: &workshop.dirs,
         store: &store,
     };

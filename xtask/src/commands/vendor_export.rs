@@ -24,21 +24,40 @@ pub fn run(args: &cli::VendorExport) -> anyhow::Result<()> {
     let recipes = workshop.stack.select(&args.common.only)?;
     preflight::require(&preflight::check_fetching(&recipes, &workshop.host))?;
     let folder = std::path::absolute(&args.folder)?;
-    let mut export = Export::open(&folder)?;
+    // Refused before anything is done.
+    drop(Export::open(&folder)?);
     let lock = workshop.lock(!args.wait.no_wait)?;
     let network = cli::Network { mirrors: args.mirrors.clone(), offline: false };
-    let stock = stock::take(&network.mirrors, &workshop.stack, &recipes, &workshop.dirs, &workshop.ui)?;
+    let summary = export(&workshop, &lock, &recipes, &network, &folder)?;
+    workshop.dirs.remove_stand_in();
+    report(&workshop, &folder, &summary);
+    Ok(())
+}
+
+/// Writes the mirror into a folder, the build folder being this run's own.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn export(
+    workshop: &Workshop,
+    lock: &BuildLock,
+    recipes: &[&Recipe],
+    network: &cli::Network,
+    folder: &Path,
+) -> anyhow::Result<Summary> {
+    let mut export = Export::open(folder)?;
+    let stock = stock::take(&network.mirrors, &workshop.stack, recipes, &workshop.dirs, &workshop.ui)?;
     let gathered = workshop.dirs.gathered();
     let clear = || dirs::remove_all(&gathered).kind(Kind::Stage, || format!("cannot remove {}", gathered.display()));
     // An export that was killed has left it.
     clear()?;
-    seed(&folder, &gathered)?;
+    seed(folder, &gathered)?;
     let supply = Supply::gathering(gathered.clone(), stock);
-    let brought = bring(&workshop, &lock, &recipes, &network, &supply)?;
+    let brought = bring(workshop, lock, recipes, network, &supply)?;
     let step = workshop.ui.step("mirror", "write");
-    export.add(&source_files(&workshop, &recipes, &brought.archives))?;
+    export.add(&source_files(workshop, recipes, &brought.archives))?;
     export.add_crates(&brought.crates, &brought.cargo_home)?;
-    export.add(&dependency_files(&workshop, &supply, &gathered)?)?;
+    export.add(&dependency_files(workshop, &supply, &gathered)?)?;
     let registries = supply.noted_registries();
     for (name, version) in brought.versions {
         let npm_registries = registries.get(&name).cloned().unwrap_or_default();
@@ -47,9 +66,7 @@ pub fn run(args: &cli::VendorExport) -> anyhow::Result<()> {
     let summary = export.finish(format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH))?;
     step.done(&format!("{} new files, {}", summary.added, bytes(summary.added_bytes)));
     clear()?;
-    workshop.dirs.remove_stand_in();
-    report(&workshop, &folder, &summary);
-    Ok(())
+    Ok(summary)
 }
 
 /// What npm had fetched for an earlier export need not be fetched again. (Go and Yarn take what they have from their usual

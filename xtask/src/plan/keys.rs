@@ -1,6 +1,7 @@
 //! What each node depends on by itself.
 
 use super::Planner;
+use crate::account;
 use crate::build::{self, go_toolchain};
 use crate::environment;
 use crate::error::{Kind, WithKind as _};
@@ -123,6 +124,7 @@ impl<'a> Keys<'a> {
     fn collect(&self, recipe: &Recipe, material: Material<'_>) -> anyhow::Result<Parts> {
         let mut parts = Parts::default();
         parts.add("[[install]]", hash(&format!("{:?}", recipe.installs)));
+        parts.add("account", account::VERSION);
         let folder = self.planner.stack.root.join("recipes").join(&recipe.name);
         if folder.is_dir() {
             parts.add(format!("recipes/{}/", recipe.name), hash_folder(&folder)?);

@@ -35,6 +35,8 @@ pub struct Source {
     /// Licence and notice files, relative to the unpacked tree; they travel into the bundle.
     #[serde(default)]
     pub license_files: Vec<PathBuf>,
+    /// A hash over these files ([`crate::report::policy::hash_of`]), where somebody has read them: other ones stop the build.
+    pub license_sha256: Option<String>,
     /// Package URL, for inventories.
     pub purl: Option<String>,
 }
@@ -177,7 +179,7 @@ fn source_problems(source: &Source) -> Vec<String> {
         (None, Some(sha256)) => {
             let hashes = [("sha256", Some(sha256)), ("tree-sha256", source.tree_sha256.as_ref())];
             for (key, hash) in hashes.into_iter().filter_map(|(key, hash)| Some((key, hash?))) {
-                if hash.len() != 64 || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                if !is_sha256(hash) {
                     problems.push(format!("{key} must be 64 lower-case hexadecimal digits, has {}: {hash}", hash.len()));
                 }
             }
@@ -191,12 +193,19 @@ fn source_problems(source: &Source) -> Vec<String> {
     if let Err(error) = spdx::Expression::parse(&source.license) {
         problems.push(format!("license \"{}\" is no SPDX expression: {}", source.license, error.reason));
     }
+    if let Some(hash) = source.license_sha256.as_ref().filter(|hash| !is_sha256(hash)) {
+        problems.push(format!("license-sha256 must be 64 lower-case hexadecimal digits: {hash}"));
+    }
     for file in &source.license_files {
         if !stays_inside(file) {
             problems.push(format!("license-files: {} leads out of the source", file.display()));
         }
     }
     problems
+}
+
+fn is_sha256(hash: &str) -> bool {
+    hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// What `tree-sha256` stands for: a hash over the names of all files and links of an unpacked archive, the files' content

@@ -26,15 +26,16 @@ pub(super) fn head(bundle: &Bundle<'_>, pieces: &[Piece<'_>]) -> Manifest {
     }
 }
 
-/// The files of a manifest, sorted. `entries` has those of each piece.
+/// The files of a manifest, sorted. `entries` has those of each piece, `own` what no component brings.
 ///
 /// # Errors
 /// [`Kind::Stage`] when two components bring the same path, or a name is not UTF-8.
-pub(super) fn files(pieces: &[Piece<'_>], entries: &[Vec<Entry>]) -> anyhow::Result<Vec<FileEntry>> {
+pub(super) fn files(pieces: &[Piece<'_>], entries: &[Vec<Entry>], own: &[Entry]) -> anyhow::Result<Vec<FileEntry>> {
     let mut owners: BTreeMap<&Path, &str> = BTreeMap::new();
     let mut files = Vec::new();
-    for (piece, entries) in pieces.iter().zip(entries) {
-        let name = piece.component.recipe.name.as_str();
+    let names = pieces.iter().map(|piece| piece.component.recipe.name.as_str());
+    let of_components = names.zip(entries.iter().map(Vec::as_slice));
+    for (name, entries) in std::iter::once(("the builder itself", own)).chain(of_components) {
         for entry in entries {
             if let Some(other) = owners.insert(&entry.path, name) {
                 return Err(Kind::Stage.error(format!(

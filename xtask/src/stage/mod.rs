@@ -6,18 +6,21 @@
 //! differ by hashing them. The same holds for the archive made from it.
 
 mod manifest;
+mod papers;
 mod state;
 
 pub use state::{Archived, State, forget_stamps};
 
+use crate::account;
 use crate::archive::Format;
 use crate::dirs::{Dirs, remove_all};
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry, EntryKind};
 use crate::plan::Component;
 use crate::progress::{self, Ui};
+use crate::report::{self, Papers, policy::Policy};
 use crate::sign::Signer;
-use crate::stack::Stack;
+use crate::stack::{Material, Stack};
 use crate::store::{Content, Record, Store};
 use crate::target::Target;
 use anyhow::Context as _;
@@ -61,6 +64,8 @@ pub struct Bundle<'a> {
     pub formats: &'a [Format],
     /// Who signs its manifest and archives.
     pub signer: Option<&'a Signer>,
+    /// Under which licences parts of it may be shipped.
+    pub policy: Policy,
     /// The folders.
     pub dirs: &'a Dirs,
     /// Where the results are.
@@ -132,7 +137,8 @@ impl Bundle<'_> {
 
     /// Whether all archives stand, their tree doing so.
     pub fn look_at_archives(&self) -> Standing {
-        let mut standings = self.formats.iter().map(|format| self.look_at_archive(*format));
+        let papers = std::iter::once_with(|| self.look_at_papers());
+        let mut standings = self.formats.iter().map(|format| self.look_at_archive(*format)).chain(papers);
         standings.find(|standing| *standing != Standing::Same).unwrap_or(Standing::Same)
     }
 
@@ -195,6 +201,7 @@ impl Bundle<'_> {
     /// When that cannot be written.
     pub fn remember_archive(&self, format: Format, sha256: String) -> anyhow::Result<()> {
         let mut state = self.state();
+        state.papers = None;
         state.archives.insert(format, Archived { sha256, epoch: self.epoch, stamp: self.archive_stamp(format).ok() });
         self.remember(&state)
     }
@@ -203,9 +210,13 @@ impl Bundle<'_> {
     fn inputs(&self, pieces: &[Piece<'_>]) -> anyhow::Result<String> {
         let mut hash = Sha256::new();
         hash.update(serde_json::to_vec(&manifest::head(self, pieces))?);
+        hash.update(format!("{} {} {}", report::VERSION, self.policy.hash(), self.epoch));
         for piece in pieces {
             if let Content::Tree { list, .. } = &piece.record.content {
                 hash.update(&list.sha256);
+            }
+            if let Material::Locked(source) = piece.component.material {
+                hash.update(source.license_sha256.as_deref().unwrap_or_default());
             }
         }
         if let Some(signer) = self.signer {
@@ -216,23 +227,22 @@ impl Bundle<'_> {
 
     /// What the tree has to hold.
     fn expected(&self, pieces: &[Piece<'_>]) -> anyhow::Result<Expected> {
-        let lists = pieces.iter().map(|piece| self.store.entries(&piece.record)).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut lists = pieces.iter().map(|piece| self.store.entries(&piece.record)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut manifest = manifest::head(self, pieces);
-        manifest.files = manifest::files(pieces, &lists)?;
+        let mut made = self.papers(&manifest, pieces, &lists)?;
+        lists.iter_mut().for_each(|entries| entries.retain(|entry| !account::is_part(&entry.path)));
+        let own: Vec<Entry> = made.iter().map(|(path, content)| entry_of(path, content)).collect();
+        manifest.files = manifest::files(pieces, &lists, &own)?;
         let mut text = serde_json::to_vec_pretty(&manifest)?;
         text.push(b'\n');
         let signature = self.signer.map(|signer| sign_manifest(signer, &self.name, &text).into_bytes());
-        let own: BTreeMap<_, _> = [(FILE_NAME, Some(text)), (SIGNATURE_NAME, signature)]
-            .into_iter()
-            .filter_map(|(name, text)| Some((name, text?)))
-            .collect();
-        let mut entries: Vec<Entry> = lists.into_iter().flatten().collect();
-        entries.extend(own.iter().map(|(name, text)| {
-            let sha256 = fingerprint::hex(&Sha256::digest(text));
-            Entry { path: PathBuf::from(name), kind: EntryKind::File { size: text.len() as u64, mode: 0o644, sha256 } }
-        }));
+        let of_all = [(FILE_NAME, Some(text)), (SIGNATURE_NAME, signature)];
+        let of_all: Papers = of_all.into_iter().filter_map(|(name, text)| Some((name.into(), text?))).collect();
+        let of_all_entries = of_all.iter().map(|(path, content)| entry_of(path, content));
+        let mut entries: Vec<Entry> = lists.into_iter().flatten().chain(own).chain(of_all_entries).collect();
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Expected { own, entries })
+        made.extend(of_all);
+        Ok(Expected { made, entries })
     }
 
     /// Stages the bundle.
@@ -257,6 +267,7 @@ impl Bundle<'_> {
             tree: Some(fingerprint::tree_stamp(&tree)?),
             entries: expected.entries.len() as u64,
             archives: BTreeMap::new(),
+            papers: None,
         };
         self.remember(&state)?;
         Ok((state.entries, size))
@@ -294,8 +305,8 @@ impl Bundle<'_> {
             }
             EntryKind::File { mode, sha256, .. } => (*mode, sha256),
         };
-        let copied = match entry.path.to_str().and_then(|path| expected.own.get(path)) {
-            Some(text) => fs::write(&to, text),
+        let copied = match expected.made.get(&entry.path) {
+            Some(content) => fs::write(&to, content),
             None => fs::copy(self.store.object(sha256), &to).map(drop),
         };
         copied
@@ -314,10 +325,16 @@ fn time(epoch: u64) -> std::time::SystemTime {
     std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch)
 }
 
+/// A file that is made here, as a tree has it.
+fn entry_of(path: &Path, content: &[u8]) -> Entry {
+    let sha256 = fingerprint::hex(&Sha256::digest(content));
+    Entry { path: path.to_owned(), kind: EntryKind::File { size: content.len() as u64, mode: 0o644, sha256 } }
+}
+
 /// What a tree has to hold.
 struct Expected {
-    /// What comes from no component: the texts of the manifest and its signature.
-    own: BTreeMap<&'static str, Vec<u8>>,
+    /// What comes from no component: its manifest, that one's signature, and what accounts for all that is in it.
+    made: Papers,
     /// All files and links, sorted by path.
     entries: Vec<Entry>,
 }

@@ -19,6 +19,9 @@ pub struct State {
     /// The archives that were made from it.
     #[serde(default)]
     pub archives: BTreeMap<Format, Archived>,
+    /// A hash over the stamps of what lies beside the archives and tells of them; none when it has to be written anew.
+    #[serde(default)]
+    pub papers: Option<String>,
 }
 
 /// What is remembered of an archive.
@@ -57,6 +60,7 @@ pub fn forget_stamps(states: &Path) {
     for path in fs::read_dir(states).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let mut state = State::read(&path);
         state.tree = None;
+        state.papers = None;
         state.archives.values_mut().for_each(|archive| archive.stamp = None);
         // Were it not written, it would at worst be believed as before.
         let _ = state.write(&path);

@@ -28,7 +28,7 @@ mod working;
 
 pub use delta::{apply, pack};
 pub use object::ObjectRef;
-pub use record::{Content, Record, StepCost};
+pub use record::{Content, Ran, Record, StepCost};
 pub use scan::scan;
 
 use crate::dirs;

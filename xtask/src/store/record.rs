@@ -37,6 +37,9 @@ pub struct Record {
     pub toolchain: BTreeMap<String, String>,
     /// What the nodes cost when they ran: of a step its own, of a final result those of all.
     pub costs: Vec<StepCost>,
+    /// The commands that it was made by, for its provenance; none in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<Ran>,
     /// Which objects it is.
     pub content: Content,
 }
@@ -61,6 +64,19 @@ pub enum Content {
         /// Files, links and folders in it.
         entries: u64,
     },
+}
+
+/// A command that has run, in words that hold nothing of the machine that it ran on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// Its step.
+    pub step: String,
+    /// The program and its arguments; `{build}` and the like stand for folders.
+    pub words: Vec<String>,
+    /// The folder that it ran in.
+    pub dir: String,
+    /// What the step has added to the fixed environment.
+    pub env: BTreeMap<String, String>,
 }
 
 /// What a node cost.
@@ -98,8 +114,8 @@ impl Record {
     /// A record whose content is still to come.
     pub fn new(component: &str, slot: impl Into<String>, chain: Chain) -> Self {
         let content = Content::Delta { pack: ObjectRef { sha256: String::new(), size: 0 }, entries: 0 };
-        let (toolchain, costs) = (BTreeMap::new(), Vec::new());
-        Self { format: FORMAT, component: component.to_owned(), slot: slot.into(), chain, toolchain, costs, content }
+        let (toolchain, costs, commands) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { format: FORMAT, component: component.to_owned(), slot: slot.into(), chain, toolchain, costs, commands, content }
     }
 
     /// The record as it is written down: JSON that begins with a hash over the rest.

@@ -10,6 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// A stack in a folder whose name has blanks, with its build and dist folders.
@@ -178,6 +179,30 @@ impl Outcome {
         }
         self.text
     }
+}
+
+/// The Python of an environment that has what a file of `xtask/tests/` pins, made on first use; none where Python cannot make
+/// one.
+pub fn python(requirements: &str) -> Option<PathBuf> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _one = MAKING.lock().unwrap();
+    let path = workspace().join("xtask/tests").join(requirements);
+    let wanted = fs::read_to_string(&path).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(requirements.trim_end_matches(".txt"));
+    let (python, done) = (folder.join("bin/python"), folder.join("requirements.txt"));
+    if fs::read_to_string(&done).is_ok_and(|made| made == wanted) {
+        return Some(python);
+    }
+    let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder).output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        return None;
+    }
+    let pip =
+        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--require-hashes", "-r"];
+    let installed = Command::new(&python).args(pip).arg(&path).output().unwrap();
+    assert!(installed.status.success(), "{}", Outcome::of(&installed).text);
+    fs::write(done, wanted).unwrap();
+    Some(python)
 }
 
 /// The hash of bytes as the lock has it.

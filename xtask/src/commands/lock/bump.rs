@@ -9,6 +9,7 @@ use crate::commands::Workshop;
 use crate::error::Kind;
 use crate::fetch::{self, Mirror};
 use crate::progress::{Ui, Verbosity, bytes};
+use crate::report::policy;
 use crate::stack::lock::{Lock, Origin, Source, tree_hash};
 use crate::{fingerprint, unpack};
 use anyhow::Context as _;
@@ -219,6 +220,10 @@ fn licence_texts(new: &mut Source, archive: &Archive, before: Result<&Path, &Str
                 );
             }
         }
+    }
+    if !new.license_files.is_empty() {
+        // What was shown above is what somebody has read now.
+        new.license_sha256 = Some(policy::hash_of_files(&archive.tree, &new.license_files)?);
     }
     Ok(text)
 }

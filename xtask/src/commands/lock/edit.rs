@@ -8,7 +8,8 @@ use std::path::Path;
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
 /// Keys that an entry may lack, and the key behind which they are put.
-const BEHIND: [(&str, &str); 3] = [("size", "sha256"), ("tree-sha256", "size"), ("license-files", "license")];
+const BEHIND: [(&str, &str); 4] =
+    [("size", "sha256"), ("tree-sha256", "size"), ("license-files", "license"), ("license-sha256", "license-files")];
 
 /// The text with the entry of `new`'s name made what `new` says.
 ///
@@ -29,6 +30,7 @@ pub fn rewritten(text: &str, new: &Source) -> anyhow::Result<String> {
     set(entry, "tree-sha256", new.tree_sha256.as_deref());
     let files: Vec<_> = new.license_files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
     set_list(entry, "license-files", &files);
+    set(entry, "license-sha256", new.license_sha256.as_deref());
     set(entry, "purl", new.purl.as_deref());
     let text = with_ends_of(text, document.to_string());
     // What cannot be read again must never be written.

@@ -52,6 +52,7 @@ impl Place {
             size: Some(self.archive.len() as u64),
             license: "MIT".to_owned(),
             license_files: Vec::new(),
+            license_sha256: None,
             tree_sha256: None,
             purl: None,
         }

@@ -1,0 +1,338 @@
+//! What a component is made of besides its own source: Go modules, npm packages, crates, and the shared libraries that it
+//! expects of the machine; with the texts of their licences.
+//!
+//! An account is taken when a component is collected ([`crate::build`]), while its work folder, module cache and
+//! `node_modules` are at hand, and is kept in the store as a part of its result, below [`FOLDER`]. The bundle's bill of
+//! materials, notices and provenance ([`crate::report`]) are made from accounts and the lock alone, whether what they tell of was built
+//! now or long ago.
+//!
+//! Promises: what is listed was seen where it counts. Go modules are read from the built programs, down to the folders
+//! whose code is in them; npm packages from the built pages' source maps, and where there are none from what the lock file has
+//! installed for production; crates from what cargo resolves for the program. An account of the same inputs has the same bytes.
+//!
+//! Left to others: whether a licence may be shipped ([`crate::report::policy`]).
+
+pub mod crates;
+pub mod go;
+pub mod npm;
+pub mod program;
+pub mod texts;
+
+use crate::error::{Kind, WithKind as _};
+use crate::fingerprint::{Entry, EntryKind};
+use crate::store::{Record, Store};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The folder of a component's result that holds its account and no part of the bundle.
+pub const FOLDER: &str = ".account";
+
+/// The account itself, below [`FOLDER`].
+const FILE: &str = "account.json";
+
+/// The texts, below [`FOLDER`], each by its hash.
+const TEXTS: &str = "texts";
+
+/// Part of what a component's final result depends on: raised whenever accounts are taken in another way.
+pub const VERSION: &str = "1";
+
+/// The account of one component.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// What went into it, sorted.
+    pub packages: Vec<Package>,
+    /// The shared libraries that its files name and that are not its own, each with the files that need it.
+    pub libraries: BTreeMap<String, BTreeSet<String>>,
+    /// The oldest glibc that has all that its programs and libraries use; none where they use none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glibc: Option<String>,
+    /// The licence files of its own source that `vendor.lock` names.
+    pub own: Vec<Text>,
+    /// What was seen in the texts, by their hash: SPDX identifiers.
+    pub seen: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Where a package comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ecosystem {
+    /// Go modules, and Go's own library.
+    Golang,
+    /// npm packages.
+    Npm,
+    /// Crates.
+    Cargo,
+    /// What no registry has: Rust's own library.
+    Generic,
+}
+
+impl Ecosystem {
+    /// The type in a package URL.
+    pub fn purl_type(self) -> &'static str {
+        match self {
+            Self::Golang => "golang",
+            Self::Npm => "npm",
+            Self::Cargo => "cargo",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// How it is known that a package is part of the component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// The built program says so.
+    BuildInformation,
+    /// A source map of the built pages names its files.
+    SourceMap,
+    /// The lock file has it installed for production; whether its code is in the pages is not known.
+    LockFile,
+    /// cargo resolves it for the program.
+    CargoTree,
+    /// The compiler puts it into every program.
+    Compiler,
+}
+
+impl Evidence {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::BuildInformation => "read from the program",
+            Self::SourceMap => "named by the pages' source maps",
+            Self::LockFile => "installed for production by the lock file",
+            Self::CargoTree => "resolved by cargo",
+            Self::Compiler => "part of every program of the compiler",
+        }
+    }
+}
+
+/// A package that went into a component.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Package {
+    /// Where it comes from.
+    pub ecosystem: Ecosystem,
+    /// Its name there.
+    pub name: String,
+    /// Its version, as its ecosystem writes it.
+    pub version: String,
+    /// The hash that the lock file pins, in the ecosystem's own form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<String>,
+    /// The licence that its own manifest declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared: Option<String>,
+    /// Its licence and notice files.
+    pub texts: Vec<Text>,
+    /// How it is known to be there.
+    pub evidence: Evidence,
+    /// The files or folders of the component that hold it.
+    pub within: BTreeSet<String>,
+    /// The module that was meant, where another one stands in for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
+}
+
+impl Package {
+    /// Its package URL.
+    pub fn purl(&self) -> String {
+        purl(self.ecosystem.purl_type(), &self.name, &self.version)
+    }
+}
+
+/// A licence or notice file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Text {
+    /// Its path in the package.
+    pub name: String,
+    /// Of its content.
+    pub sha256: String,
+}
+
+/// A package URL. A name's slashes divide namespace and name; everything that the form wants escaped is.
+pub fn purl(kind: &str, name: &str, version: &str) -> String {
+    let escape = |part: &str| -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
+        part.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    };
+    let name: Vec<String> = name.split('/').map(escape).collect();
+    let version = if version.is_empty() { String::new() } else { format!("@{}", escape(version)) };
+    format!("pkg:{kind}/{}{version}", name.join("/"))
+}
+
+/// An account while it is taken.
+#[derive(Default)]
+pub struct Taking {
+    account: Account,
+    packages: BTreeMap<(Ecosystem, String, String), Package>,
+    texts: BTreeMap<String, Vec<u8>>,
+}
+
+impl Taking {
+    /// Notes a package; one that is known already is only added to.
+    pub fn package(&mut self, package: Package) {
+        let key = (package.ecosystem, package.name.clone(), package.version.clone());
+        let known = self.packages.entry(key).or_insert_with(|| package.clone());
+        known.evidence = known.evidence.min(package.evidence);
+        known.within.extend(package.within);
+        known.texts.extend(package.texts);
+        known.texts.sort();
+        known.texts.dedup();
+    }
+
+    /// Notes a text and gives what stands for it.
+    pub fn text(&mut self, name: String, content: Vec<u8>) -> Text {
+        let sha256 = crate::fingerprint::hex(&<sha2::Sha256 as sha2::Digest>::digest(&content));
+        self.texts.entry(sha256.clone()).or_insert(content);
+        Text { name, sha256 }
+    }
+
+    /// Notes the licence and notice files in these folders of a package, by their paths relative to `root`.
+    ///
+    /// # Errors
+    /// When one that is there cannot be read.
+    pub fn texts_in<'a>(&mut self, root: &Path, folders: impl Iterator<Item = &'a Path>) -> anyhow::Result<Vec<Text>> {
+        let mut found = Vec::new();
+        for folder in folders {
+            for file in texts::in_top(&root.join(folder)).unwrap_or_default() {
+                let inner = folder.join(file);
+                let content = texts::read(&root.join(&inner))?;
+                found.push(self.text(inner.to_string_lossy().into_owned(), content));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Notes a licence file of the component's own source.
+    pub fn own(&mut self, text: Text) {
+        self.account.own.push(text);
+    }
+
+    /// Notes that a file of the component needs a shared library.
+    pub fn library(&mut self, name: &str, needed_by: &Path) {
+        let files = self.account.libraries.entry(name.to_owned()).or_default();
+        files.insert(needed_by.to_string_lossy().into_owned());
+    }
+
+    /// Notes the oldest glibc that will do.
+    pub fn glibc(&mut self, version: String) {
+        self.account.glibc = Some(version);
+    }
+
+    /// Ends the account: sees what licences the texts hold, and writes all of it below `tree`, see [`FOLDER`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(mut self, tree: &Path) -> anyhow::Result<()> {
+        let folder = tree.join(FOLDER);
+        let texts = folder.join(TEXTS);
+        let cannot = || format!("cannot write below {}", folder.display());
+        std::fs::create_dir_all(&texts).kind(Kind::Stage, cannot)?;
+        let hashes: Vec<&String> = self.texts.keys().collect();
+        let seen = crate::supply::each_on(crate::host::cores(), &hashes, |hash| {
+            Ok(texts::licences(&String::from_utf8_lossy(&self.texts[*hash])))
+        })?;
+        self.account.seen = hashes.into_iter().cloned().zip(seen).collect();
+        for (sha256, content) in &self.texts {
+            std::fs::write(texts.join(sha256), content).kind(Kind::Stage, cannot)?;
+        }
+        self.account.packages = self.packages.into_values().collect();
+        let mut text = serde_json::to_vec_pretty(&self.account)?;
+        text.push(b'\n');
+        std::fs::write(folder.join(FILE), text).kind(Kind::Stage, cannot)
+    }
+}
+
+/// Whether an entry of a result is part of its account, and not of the bundle.
+pub fn is_part(path: &Path) -> bool {
+    path.starts_with(FOLDER)
+}
+
+/// An account as the store has it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The account.
+    pub account: Account,
+    /// Where its texts are, by hash.
+    pub texts: BTreeMap<String, PathBuf>,
+}
+
+impl Kept {
+    /// The account in a final result whose entries these are; an empty one where the result has none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(store: &Store, record: &Record, entries: &[Entry]) -> anyhow::Result<Self> {
+        let mut kept = Self::default();
+        for entry in entries.iter().filter(|entry| is_part(&entry.path)) {
+            let EntryKind::File { sha256, .. } = &entry.kind else { continue };
+            let path = store.object(sha256);
+            if entry.path == Path::new(FOLDER).join(FILE) {
+                let text = std::fs::read(&path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
+                let cannot = || format!("cannot understand the account of {}", record.component);
+                kept.account = serde_json::from_slice(&text).kind(Kind::Stage, cannot)?;
+            } else {
+                kept.texts.insert(sha256.clone(), path);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// When the account lacks it or it cannot be read.
+    pub fn text(&self, sha256: &str) -> anyhow::Result<String> {
+        let path = self.texts.get(sha256).ok_or_else(|| Kind::Stage.error(format!("an account lacks the text {sha256}")))?;
+        let text = std::fs::read(path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn package_urls_are_escaped_as_their_form_wants_it() {
+        for (kind, name, version, wanted) in [
+            ("golang", "github.com/BurntSushi/toml", "v1.6.0", "pkg:golang/github.com/BurntSushi/toml@v1.6.0"),
+            ("npm", "@grafana/ui", "9.3.2", "pkg:npm/%40grafana/ui@9.3.2"),
+            ("golang", "x.org/y", "v2.0.0+incompatible", "pkg:golang/x.org/y@v2.0.0%2Bincompatible"),
+            ("generic", "musl", "", "pkg:generic/musl"),
+        ] {
+            assert_eq!(purl(kind, name, version), wanted);
+        }
+    }
+
+    #[test]
+    fn an_account_has_the_same_bytes_in_whatever_order_it_was_taken() {
+        let take = |order: [usize; 3]| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut taking = Taking::default();
+            for at in order {
+                let text = taking.text("LICENSE".to_owned(), format!("text {}", at % 2).into_bytes());
+                taking.package(Package {
+                    ecosystem: Ecosystem::Npm,
+                    name: format!("p{}", at % 2),
+                    version: "1.0.0".to_owned(),
+                    sum: None,
+                    declared: None,
+                    texts: vec![text],
+                    evidence: if at == 2 { Evidence::SourceMap } else { Evidence::LockFile },
+                    within: BTreeSet::from([format!("f{at}")]),
+                    replaces: None,
+                });
+            }
+            taking.write(folder.path()).unwrap();
+            std::fs::read_to_string(folder.path().join(FOLDER).join(FILE)).unwrap()
+        };
+        let one = take([0, 1, 2]);
+        assert_eq!(one, take([2, 1, 0]));
+        let account: Account = serde_json::from_str(&one).unwrap();
+        assert_eq!(account.packages.len(), 2);
+        assert_eq!(account.packages[0].evidence, Evidence::SourceMap);
+        assert_eq!(account.packages[0].within, BTreeSet::from(["f0".to_owned(), "f2".to_owned()]));
+    }
+}

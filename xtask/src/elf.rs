@@ -1,0 +1,363 @@
+//! What a program or shared library wants of the machine that it runs on: read from ELF files, and from Mach-O files as far as
+//! they say the same things.
+//!
+//! Promises: whatever bytes a file has, reading it ends in an answer or an error. A file that is neither ELF nor Mach-O is
+//! [`None`]. Nothing is run, and no library is looked for: what is found is what the file itself names.
+//!
+//! Left to others: whether that is allowed ([`crate::gate`]), what it is called in a bill of materials.
+
+use anyhow::Context as _;
+use object::endian::Endianness;
+use object::read::elf::{FileHeader, ProgramHeader as _};
+use object::read::macho::{FatArch as _, LoadCommandVariant, MachHeader, MachOFatFile32};
+use object::{elf, macho};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// No program is looked into that is larger, in bytes.
+const LARGEST: u64 = 4 * 1024 * 1024 * 1024;
+
+/// What a program or library wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Binary {
+    /// Where the file is for: `x86_64`, `aarch64`, as `std::env::consts::ARCH` has it, or a number in the format's own words.
+    pub arch: String,
+    /// Whether it is ELF; otherwise it is Mach-O.
+    pub is_elf: bool,
+    /// The program that loads it, such as `/lib64/ld-linux-x86-64.so.2`. Libraries and static programs have none.
+    pub interpreter: Option<String>,
+    /// The name that it gives itself as a library.
+    pub soname: Option<String>,
+    /// The libraries that it needs, in its own order and by the names that it has for them. Those that a program loads by itself
+    /// while it runs (`dlopen`) are not among them.
+    pub needed: Vec<String>,
+    /// Where they are looked for before the system's own folders (RPATH, RUNPATH, LC_RPATH), folder by folder.
+    pub rpaths: Vec<String>,
+    /// The versions of symbols that it needs, by library.
+    pub versions: BTreeMap<String, BTreeSet<String>>,
+    /// The oldest macOS that it is for.
+    pub macos: Option<Version>,
+}
+
+impl Binary {
+    /// The oldest glibc that has all versions of symbols that it needs; none where it needs no glibc.
+    pub fn glibc(&self) -> Option<Version> {
+        let named = self.versions.values().flatten().filter_map(|name| name.strip_prefix("GLIBC_"));
+        named.filter_map(|version| version.parse().ok()).max()
+    }
+}
+
+/// A version of a system library: `2.17`. Versions are in order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(Vec<u32>);
+
+impl FromStr for Version {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let parts: Result<Vec<u32>, _> = text.split('.').map(str::parse).collect();
+        parts.map(Self).with_context(|| format!("\"{text}\" is no version such as 2.17"))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<_> = self.0.iter().map(u32::to_string).collect();
+        f.write_str(&parts.join("."))
+    }
+}
+
+/// Whether a file that begins so is a program or library that [`parse`] knows.
+pub fn is_binary(head: &[u8]) -> bool {
+    is_elf(head) || is_mach_o(head)
+}
+
+fn is_elf(head: &[u8]) -> bool {
+    head.starts_with(&elf::ELFMAG)
+}
+
+fn is_mach_o(head: &[u8]) -> bool {
+    match head.first_chunk() {
+        Some([0xcf | 0xce, 0xfa, 0xed, 0xfe]) => true,
+        // A Java class begins likewise. What follows is its version there and the number of programs here.
+        Some([0xca, 0xfe, 0xba, 0xbe]) => head.get(4..8).is_some_and(|count| count[..3] == [0, 0, 0] && count[3] < 20),
+        _ => false,
+    }
+}
+
+/// Reads the whole content of a file; none where it is no program or library.
+///
+/// # Errors
+/// Why a file that looks like one cannot be understood.
+pub fn parse(data: &[u8]) -> anyhow::Result<Option<Binary>> {
+    if is_mach_o(data) {
+        return mach_o(data).map(Some).context("it looks like a Mach-O file, but it cannot be understood");
+    }
+    if !is_elf(data) {
+        return Ok(None);
+    }
+    let read = match data.get(4) {
+        Some(&class) if class == elf::ELFCLASS64.0 => elf_of::<elf::FileHeader64<Endianness>>(data),
+        Some(&class) if class == elf::ELFCLASS32.0 => elf_of::<elf::FileHeader32<Endianness>>(data),
+        _ => Err(anyhow::anyhow!("its class is neither 32 nor 64 bits")),
+    };
+    read.map(Some).context("it looks like an ELF file, but it cannot be understood")
+}
+
+/// Reads the file at a path; none where it is no program or library. Of other files only the first bytes are read.
+///
+/// # Errors
+/// When it cannot be read or understood.
+pub fn read(path: &Path) -> anyhow::Result<Option<Binary>> {
+    let cannot = || format!("cannot read {}", path.display());
+    let file = std::fs::File::open(path).with_context(cannot)?;
+    let mut data = Vec::new();
+    (&file).take(8).read_to_end(&mut data).with_context(cannot)?;
+    if !is_binary(&data) {
+        return Ok(None);
+    }
+    (&file).take(LARGEST).read_to_end(&mut data).with_context(cannot)?;
+    parse(&data).with_context(cannot)
+}
+
+/// All programs and libraries in a tree, by their paths relative to it, sorted. Links are not followed.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn scan(root: &Path) -> anyhow::Result<Vec<(PathBuf, Binary)>> {
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
+        let entry = entry.with_context(|| format!("cannot read {}", root.display()))?;
+        if entry.file_type().is_file()
+            && let Some(binary) = read(entry.path())?
+        {
+            found.push((entry.path().strip_prefix(root)?.to_owned(), binary));
+        }
+    }
+    Ok(found)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn elf_of<Header: FileHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<Binary> {
+    let header = Header::parse(data)?;
+    let endian = header.endian()?;
+    let arch = match header.e_machine(endian) {
+        elf::EM_X86_64 => "x86_64".to_owned(),
+        elf::EM_AARCH64 => "aarch64".to_owned(),
+        elf::EM_386 => "x86".to_owned(),
+        elf::EM_ARM => "arm".to_owned(),
+        other => format!("ELF machine {}", other.0),
+    };
+    let mut binary = Binary { arch, is_elf: true, ..Binary::default() };
+    let mut is_dynamic = false;
+    for segment in header.program_headers(endian, data)? {
+        is_dynamic |= segment.p_type(endian) == elf::PT_DYNAMIC;
+        if let Some(path) = segment.interpreter(endian, data)? {
+            binary.interpreter = Some(text(path));
+        }
+    }
+    let sections = header.sections(endian, data)?;
+    anyhow::ensure!(!is_dynamic || !sections.is_empty(), "it has no section headers, so what it needs is not to be seen");
+    let table = sections.dynamic_table(endian, data)?;
+    for entry in &table {
+        match entry.tag {
+            elf::DT_NEEDED => binary.needed.push(text(table.string(entry)?)),
+            elf::DT_SONAME => binary.soname = Some(text(table.string(entry)?)),
+            elf::DT_RPATH | elf::DT_RUNPATH => {
+                binary.rpaths.extend(text(table.string(entry)?).split(':').map(str::to_owned));
+            }
+            _ => {}
+        }
+    }
+    if let Some((mut needs, link)) = sections.gnu_verneed(endian, data)? {
+        let strings = sections.strings(endian, data, link)?;
+        while let Some((library, mut versions)) = needs.next()? {
+            let of_library = binary.versions.entry(text(library.file(endian, strings)?)).or_default();
+            while let Some(version) = versions.next()? {
+                of_library.insert(text(version.name(endian, strings)?));
+            }
+        }
+    }
+    Ok(binary)
+}
+
+fn mach_o(data: &[u8]) -> anyhow::Result<Binary> {
+    if data.starts_with(&[0xca, 0xfe, 0xba, 0xbe]) {
+        let fat = MachOFatFile32::parse(data)?;
+        let mut all = fat.arches().iter().map(|arch| mach_o(arch.data(data)?));
+        let mut first = all.next().context("it holds no program")??;
+        // Programs for several processors in one file want the same things; where they do not, all of it counts.
+        for other in all {
+            let other = other?;
+            first.arch = format!("{}+{}", first.arch, other.arch);
+            first.needed.extend(other.needed.into_iter().filter(|name| !first.needed.contains(name)).collect::<Vec<_>>());
+            first.rpaths.extend(other.rpaths.into_iter().filter(|path| !first.rpaths.contains(path)).collect::<Vec<_>>());
+            first.macos = first.macos.max(other.macos);
+        }
+        return Ok(first);
+    }
+    match data.first() {
+        Some(0xcf) => mach_o_of::<macho::MachHeader64<Endianness>>(data),
+        _ => mach_o_of::<macho::MachHeader32<Endianness>>(data),
+    }
+}
+
+fn mach_o_of<Header: MachHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<Binary> {
+    let header = Header::parse(data, 0)?;
+    let endian = header.endian()?;
+    let arch = match header.cputype(endian) {
+        macho::CPU_TYPE_X86_64 => "x86_64".to_owned(),
+        macho::CPU_TYPE_ARM64 => "aarch64".to_owned(),
+        other => format!("Mach-O processor {}", other.0),
+    };
+    let mut binary = Binary { arch, ..Binary::default() };
+    let mut commands = header.load_commands(endian, data, 0)?;
+    while let Some(command) = commands.next()? {
+        match command.variant()? {
+            LoadCommandVariant::Dylib(library) => binary.needed.push(text(command.string(endian, library.dylib.name)?)),
+            LoadCommandVariant::IdDylib(library) => {
+                binary.soname = Some(text(command.string(endian, library.dylib.name)?));
+            }
+            LoadCommandVariant::LoadDylinker(loader) => {
+                binary.interpreter = Some(text(command.string(endian, loader.name)?));
+            }
+            LoadCommandVariant::Rpath(rpath) => binary.rpaths.push(text(command.string(endian, rpath.path)?)),
+            LoadCommandVariant::BuildVersion(version, _) => binary.macos = Some(macos(version.minos.get(endian).0)),
+            LoadCommandVariant::VersionMin(version) => binary.macos = Some(macos(version.version.get(endian).0)),
+            _ => {}
+        }
+    }
+    Ok(binary)
+}
+
+/// X.Y.Z as `xxxx.yy.zz`.
+fn macos(number: u32) -> Version {
+    Version(vec![number >> 16, (number >> 8) & 0xff])
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    fn le(value: u64, bytes: usize) -> Vec<u8> {
+        value.to_le_bytes()[..bytes].to_vec()
+    }
+
+    /// A shared library for x86-64 that needs these libraries, looks for them there and needs these versions of libc.so.6:
+    /// nothing more than what is read here, and no code.
+    pub fn library(needed: &[&str], rpath: Option<&str>, versions: &[&str]) -> Vec<u8> {
+        let mut strings = vec![0_u8];
+        let mut string = |text: &str| {
+            let at = strings.len() as u64;
+            strings.extend(text.as_bytes());
+            strings.push(0);
+            at
+        };
+        let mut dynamic: Vec<(u64, u64)> = needed.iter().map(|name| (1, string(name))).collect();
+        dynamic.extend(rpath.map(|path| (29, string(path))));
+        dynamic.push((0, 0));
+        let libc = string("libc.so.6");
+        let names: Vec<u64> = versions.iter().map(|name| string(name)).collect();
+        let dynamic: Vec<u8> = dynamic.into_iter().flat_map(|(tag, value)| [le(tag, 8), le(value, 8)].concat()).collect();
+        let mut needs = Vec::new();
+        if !names.is_empty() {
+            needs.extend([le(1, 2), le(names.len() as u64, 2), le(libc, 4), le(16, 4), le(0, 4)].concat());
+            for (at, name) in names.iter().enumerate() {
+                let next = if at + 1 < names.len() { 16 } else { 0 };
+                needs.extend([le(0, 4), le(0, 2), le(at as u64 + 2, 2), le(*name, 4), le(next, 4)].concat());
+            }
+        }
+        // Header, one program header, then the sections' content, then the section headers.
+        let (at_strings, at_dynamic) = (120, 120 + strings.len() as u64);
+        let at_needs = at_dynamic + dynamic.len() as u64;
+        let headers = at_needs + needs.len() as u64;
+        let section = |kind: u64, offset: u64, size: u64, link: u64, info: u64, entry: u64| {
+            let head = [le(0, 4), le(kind, 4), le(0, 8), le(0, 8), le(offset, 8), le(size, 8)].concat();
+            [head, le(link, 4), le(info, 4), le(1, 8), le(entry, 8)].concat()
+        };
+        let ident = [0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut file = ident.to_vec();
+        file.extend([le(3, 2), le(62, 2), le(1, 4), le(0, 8), le(64, 8), le(headers, 8)].concat());
+        file.extend([le(0, 4), le(64, 2), le(56, 2), le(1, 2), le(64, 2), le(4, 2), le(1, 2)].concat());
+        file.extend([le(2, 4), le(4, 4), le(at_dynamic, 8), le(0, 8), le(0, 8)].concat());
+        file.extend([le(dynamic.len() as u64, 8), le(dynamic.len() as u64, 8), le(8, 8)].concat());
+        assert_eq!(file.len(), 120);
+        file.extend([&*strings, &*dynamic, &*needs].concat());
+        file.extend(section(0, 0, 0, 0, 0, 0));
+        file.extend(section(3, at_strings, strings.len() as u64, 0, 0, 0));
+        file.extend(section(6, at_dynamic, dynamic.len() as u64, 1, 0, 16));
+        file.extend(section(0x6fff_fffe, at_needs, needs.len() as u64, 1, u64::from(!names.is_empty()), 0));
+        file
+    }
+
+    #[test]
+    fn what_a_library_needs_is_read() {
+        let file = library(&["libc.so.6", "libfoo.so.1"], Some("/opt/x/lib:$ORIGIN/../lib"), &["GLIBC_2.2.5", "GLIBC_2.17"]);
+        let binary = parse(&file).unwrap().unwrap();
+        assert_eq!(binary.needed, ["libc.so.6", "libfoo.so.1"]);
+        assert_eq!(binary.rpaths, ["/opt/x/lib", "$ORIGIN/../lib"]);
+        assert_eq!((binary.arch.as_str(), binary.interpreter.as_ref()), ("x86_64", None));
+        assert_eq!(binary.glibc().unwrap().to_string(), "2.17");
+        assert_eq!(parse(&library(&[], None, &[])).unwrap().unwrap().glibc(), None);
+        assert_eq!(parse(b"#!/bin/sh\n").unwrap(), None);
+    }
+
+    #[test]
+    fn versions_are_numbers_and_what_is_private_is_no_floor() {
+        let binary = parse(&library(&[], None, &["GLIBC_2.9", "GLIBC_2.10", "GLIBC_PRIVATE", "GCC_3.0"])).unwrap().unwrap();
+        assert_eq!(binary.glibc(), Some("2.10".parse().unwrap()));
+        assert!("2.x".parse::<Version>().is_err());
+    }
+
+    #[test]
+    fn this_program_needs_what_its_system_says() {
+        let own = read(&std::env::current_exe().unwrap()).unwrap().unwrap();
+        assert_eq!(own.arch, std::env::consts::ARCH);
+        let library = if cfg!(target_os = "macos") { "libSystem" } else { "libc.so.6" };
+        assert!(own.needed.iter().any(|name| name.contains(library)), "{own:?}");
+        assert_eq!(own.glibc().is_some(), own.is_elf);
+    }
+
+    #[test]
+    fn a_mach_o_file_is_read_too() {
+        let pad = |name: &str| {
+            let mut bytes = name.as_bytes().to_vec();
+            bytes.resize(name.len().next_multiple_of(8) + 8, 0);
+            bytes
+        };
+        let command = |kind: u64, body: Vec<u8>| [le(kind, 4), le(body.len() as u64 + 8, 4), body].concat();
+        let library = [le(24, 4), le(0, 4), le(0, 4), le(0, 4), pad("/usr/lib/libSystem.B.dylib")].concat();
+        let commands = [
+            command(0xc, library),
+            command(0x8000_001c, [le(12, 4), pad("/opt/lib!!!!")].concat()),
+            command(0x32, [le(1, 4), le(11 << 16, 4), le(14 << 16, 4), le(0, 4)].concat()),
+        ]
+        .concat();
+        let head =
+            [le(0xfeed_facf, 4), le(0x0100_000c, 4), le(0, 4), le(2, 4), le(3, 4), le(commands.len() as u64, 4)].concat();
+        let binary = parse(&[head, le(0, 8), commands].concat()).unwrap().unwrap();
+        assert_eq!(binary.needed, ["/usr/lib/libSystem.B.dylib"]);
+        assert_eq!(binary.rpaths, ["/opt/lib!!!!"]);
+        assert_eq!((binary.arch.as_str(), binary.macos.map(|v| v.to_string()).as_deref()), ("aarch64", Some("11.0")));
+    }
+
+    #[test]
+    fn damaged_files_are_errors_and_nothing_worse() {
+        let file = library(&["libc.so.6"], Some("$ORIGIN"), &["GLIBC_2.17"]);
+        for cut in 8..file.len() {
+            let _ = parse(&file[..cut]);
+        }
+        for at in 16..file.len() {
+            let mut broken = file.clone();
+            broken[at] = 0xff;
+            let _ = parse(&broken);
+        }
+        assert!(parse(&file[..100]).is_err());
+    }
+}

@@ -1,0 +1,241 @@
+//! The bill of materials, in CycloneDX 1.6.
+//!
+//! Identifiers are package URLs where there are such. The serial number is made from the content and the time is the
+//! bundle's, so that the same bundle has the same bill. What has no place in CycloneDX's own words stands in properties that begin
+//! with `dkumonitor:` (docs/accounts.md).
+
+use super::{Facts, Item, Part};
+use crate::account::{Ecosystem, Evidence};
+use crate::elf::Version;
+use base64::Engine as _;
+use dkumonitor_runtime::manifest::{Component, SourceId};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The bill as it is written down.
+///
+/// # Errors
+/// None that can come about with these types.
+pub(super) fn write(facts: &Facts<'_>, items: &[Item]) -> anyhow::Result<Vec<u8>> {
+    let mut bill = bill(facts, items);
+    bill["serialNumber"] = json!(format!("urn:uuid:{}", uuid(&Sha256::digest(serde_json::to_vec(&bill)?))));
+    let mut text = serde_json::to_vec_pretty(&bill)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// A UUID of version 8, which is for those that are made in a way of one's own.
+fn uuid(hash: &[u8]) -> String {
+    let mut bytes: Vec<u8> = hash.iter().take(16).copied().collect();
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = crate::fingerprint::hex(&bytes);
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+fn bill(facts: &Facts<'_>, items: &[Item]) -> Value {
+    let manifest = facts.manifest;
+    let name = manifest.stack.as_ref().map_or_else(|| manifest.name.clone(), |stack| format!("{}-{stack}", manifest.name));
+    let own = format!("bundle:{name}@{}", manifest.version);
+    let libraries = libraries(&facts.parts);
+    let mut components: Vec<Value> =
+        manifest.components.iter().zip(&facts.parts).map(|(component, part)| of_component(component, part)).collect();
+    components.extend(items.iter().map(of_item));
+    components.extend(libraries.iter().map(|(library, files)| of_library(library, files)));
+    let mut properties = vec![property("platform", &format!("{}-{}", manifest.platform.os, manifest.platform.arch))];
+    let floors = facts.parts.iter().filter_map(|part| part.kept.account.glibc.as_ref()?.parse::<Version>().ok());
+    properties.extend(floors.max().map(|floor| property("glibc", &floor.to_string())));
+    json!({
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {
+            "timestamp": timestamp(facts.epoch),
+            "lifecycles": [{ "phase": "build" }],
+            "tools": { "components": [{
+                "type": "application", "name": "dkumonitor xtask", "version": env!("CARGO_PKG_VERSION"),
+            }] },
+            "component": {
+                "type": "application",
+                "bom-ref": own,
+                "name": name,
+                "version": manifest.version,
+                "properties": properties,
+            },
+        },
+        "components": components,
+        "dependencies": dependencies(facts, items, &own),
+    })
+}
+
+/// Seconds since 1970 as CycloneDX has times.
+fn timestamp(epoch: u64) -> String {
+    let second = i64::try_from(epoch).unwrap_or_default();
+    jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+fn property(name: &str, value: &str) -> Value {
+    json!({ "name": format!("dkumonitor:{name}"), "value": value })
+}
+
+fn reference_of_component(name: &str) -> String {
+    format!("component:{name}")
+}
+
+fn reference_of_library(name: &str) -> String {
+    format!("host:{name}")
+}
+
+fn licences(expression: &str, acknowledgement: &str) -> Value {
+    json!([{ "expression": expression, "acknowledgement": acknowledgement }])
+}
+
+fn of_component(component: &Component, part: &Part<'_>) -> Value {
+    let mut value = json!({
+        "type": "application",
+        "bom-ref": reference_of_component(&component.name),
+        "name": component.name,
+        "version": component.version,
+        "licenses": licences(&component.license, "concluded"),
+        "scope": "required",
+    });
+    if let Some(purl) = &component.purl {
+        value["purl"] = json!(purl);
+    }
+    let mut properties = Vec::new();
+    match &component.source {
+        SourceId::Archive { sha256, url, .. } => {
+            let hashes = json!([{ "alg": "SHA-256", "content": sha256 }]);
+            value["externalReferences"] = json!([{ "type": "source-distribution", "url": url, "hashes": hashes }]);
+            // The component is what was made of that archive: its hash is the archive's and stands with it alone.
+        }
+        SourceId::Tree { path, tree_sha256 } => {
+            properties.push(property("source.path", path));
+            properties.push(property("source.tree-sha256", tree_sha256));
+        }
+    }
+    properties.extend(component.toolchain.iter().map(|(tool, version)| property(&format!("toolchain.{tool}"), version)));
+    if !part.patches.is_empty() {
+        let patch = |(name, text): &(String, String)| {
+            json!({
+                "type": "unofficial",
+                "diff": { "text": { "contentType": "text/x-patch", "content": text }, "url": format!("patches/{}/{name}", part.name) },
+            })
+        };
+        value["pedigree"] = json!({ "patches": part.patches.iter().map(patch).collect::<Vec<_>>() });
+        let hashes = component.patches.iter().map(|patch| property(&format!("patch.{}", patch.name), &patch.sha256));
+        properties.extend(hashes);
+    }
+    if !properties.is_empty() {
+        value["properties"] = json!(properties);
+    }
+    value
+}
+
+fn of_item(item: &Item) -> Value {
+    let package = &item.package;
+    let purl = package.purl();
+    let (group, name) = match (package.ecosystem, package.name.split_once('/')) {
+        (Ecosystem::Npm, Some((scope, name))) => (Some(scope), name),
+        _ => (None, package.name.as_str()),
+    };
+    // For certain there, or installed for what is there.
+    let scope = if package.evidence == Evidence::LockFile { "optional" } else { "required" };
+    let mut value = json!({
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "purl": purl,
+        "licenses": licences(&item.licence.expression, if item.licence.how == super::policy::How::Declared { "declared" } else { "concluded" }),
+        "scope": scope,
+    });
+    if !package.version.is_empty() {
+        value["version"] = json!(package.version);
+    }
+    if let Some(group) = group {
+        value["group"] = json!(group);
+    }
+    let mut properties = vec![property("evidence", package.evidence.words()), property("licence", item.licence.how.word())];
+    properties.extend(package.within.iter().map(|within| property("within", within)));
+    properties.extend(package.replaces.iter().map(|replaced| property("replaces", replaced)));
+    if let Some(sum) = &package.sum {
+        match hash(package.ecosystem, sum) {
+            Some(hash) => value["hashes"] = json!([hash]),
+            None => properties.push(property("sum", sum)),
+        }
+    }
+    value["properties"] = json!(properties);
+    value
+}
+
+/// A lock file's hash in CycloneDX's words, where it is one over the package's archive.
+fn hash(ecosystem: Ecosystem, sum: &str) -> Option<Value> {
+    match ecosystem {
+        Ecosystem::Cargo => Some(json!({ "alg": "SHA-256", "content": sum })),
+        Ecosystem::Npm => {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(sum.strip_prefix("sha512-")?).ok()?;
+            (bytes.len() == 64).then(|| json!({ "alg": "SHA-512", "content": crate::fingerprint::hex(&bytes) }))
+        }
+        Ecosystem::Golang | Ecosystem::Generic => None,
+    }
+}
+
+/// The libraries that the bundle expects of the machine, with the files that need them.
+fn libraries(parts: &[Part<'_>]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (library, files) in parts.iter().flat_map(|part| &part.kept.account.libraries) {
+        all.entry(library.clone()).or_default().extend(files.iter().cloned());
+    }
+    all
+}
+
+fn of_library(library: &str, files: &BTreeSet<String>) -> Value {
+    let mut properties = vec![property("provided-by", "the machine that it runs on")];
+    properties.extend(files.iter().map(|file| property("needed-by", file)));
+    json!({
+        "type": "library",
+        "bom-ref": reference_of_library(library),
+        "name": library,
+        "scope": "required",
+        "properties": properties,
+    })
+}
+
+/// What depends on what. On what packages and libraries depend themselves is not known, so they do not stand here.
+fn dependencies(facts: &Facts<'_>, items: &[Item], own: &str) -> Value {
+    let names = facts.parts.iter().map(|part| part.name);
+    let mut all = vec![json!({ "ref": own, "dependsOn": names.map(reference_of_component).collect::<Vec<_>>() })];
+    for part in &facts.parts {
+        let packages = items.iter().filter(|item| item.parts.contains(part.name)).map(|item| item.package.purl());
+        let host = part.kept.account.libraries.keys().map(|library| reference_of_library(library));
+        let on: Vec<String> = packages.chain(host).collect();
+        all.push(json!({ "ref": reference_of_component(part.name), "dependsOn": on }));
+    }
+    json!(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_number_is_a_uuid_that_the_content_decides() {
+        let one = uuid(&Sha256::digest("one"));
+        assert_eq!(one, uuid(&Sha256::digest("one")));
+        assert_ne!(one, uuid(&Sha256::digest("two")));
+        assert_eq!((one.len(), &one[14..15]), (36, "8"));
+        assert!("89ab".contains(&one[19..20]), "{one}");
+        assert_eq!(timestamp(1_700_000_000), "2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn hashes_of_archives_are_hashes_and_others_are_not() {
+        let sri = format!("sha512-{}", base64::engine::general_purpose::STANDARD.encode([7; 64]));
+        assert_eq!(hash(Ecosystem::Npm, &sri).unwrap()["content"], "07".repeat(64));
+        assert_eq!(hash(Ecosystem::Npm, "8/abcdef"), None);
+        assert_eq!(hash(Ecosystem::Golang, "h1:x="), None);
+        assert_eq!(hash(Ecosystem::Cargo, "ab").unwrap()["alg"], "SHA-256");
+    }
+}

@@ -1,0 +1,108 @@
+//! What accounts for a bundle: in its tree, and beside its archives.
+
+use super::{Bundle, Piece, Standing};
+use crate::account::Kept;
+use crate::build::Session;
+use crate::error::{Kind, WithKind as _};
+use crate::fingerprint::{self, Entry};
+use crate::report::provenance::{self, Making, Output};
+use crate::report::{self, Facts, Papers, Part};
+use crate::stack::Material;
+use dkumonitor_runtime::manifest::{FILE_NAME, Manifest};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+impl Bundle<'_> {
+    /// The bill of materials beside the archives: the one that is in the tree.
+    pub fn sbom(&self) -> PathBuf {
+        self.dirs.dist.join(format!("{}.{}", self.name, report::SBOM))
+    }
+
+    /// The provenance of the archives.
+    pub fn provenance(&self) -> PathBuf {
+        self.dirs.dist.join(format!("{}{}", self.name, provenance::ENDING))
+    }
+
+    /// What in the tree accounts for it.
+    pub(super) fn papers(&self, manifest: &Manifest, pieces: &[Piece<'_>], lists: &[Vec<Entry>]) -> anyhow::Result<Papers> {
+        let mut parts = Vec::new();
+        for (piece, entries) in pieces.iter().zip(lists) {
+            let kept = Kept::of(self.store, &piece.record, entries)?;
+            let recipe = piece.component.recipe;
+            let read = |name: &String| -> anyhow::Result<(String, String)> {
+                let path = self.stack.patch_path(recipe, name);
+                let text = fs::read(&path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
+                Ok((name.clone(), String::from_utf8_lossy(&text).into_owned()))
+            };
+            let patches = recipe.patches.iter().map(read).collect::<anyhow::Result<_>>()?;
+            let source = match piece.component.material {
+                Material::Locked(source) => Some(source),
+                Material::Workspace => None,
+            };
+            parts.push(Part { name: &recipe.name, source, patches, kept });
+        }
+        report::papers(&Facts { manifest, epoch: self.epoch, parts, policy: &self.policy })
+    }
+
+    /// Whether what lies beside the archives is what was written for them.
+    pub(super) fn look_at_papers(&self) -> Standing {
+        match (self.state().papers, self.papers_stamp()) {
+            (Some(known), Ok(found)) if known == found => Standing::Same,
+            _ => Standing::Changed(format!("{} has to be written", self.provenance().display())),
+        }
+    }
+
+    fn papers_stamp(&self) -> std::io::Result<String> {
+        fingerprint::stamps([self.sbom().as_path(), self.provenance().as_path()].into_iter())
+    }
+
+    /// Writes what lies beside the archives, unless it stands.
+    ///
+    /// # Errors
+    /// [`Kind::Archive`] when it cannot be written.
+    pub fn write_papers(&self, session: &Session<'_>, pieces: &[Piece<'_>]) -> anyhow::Result<()> {
+        if self.look_at_papers() == Standing::Same {
+            return Ok(());
+        }
+        let (sbom, tree) = (self.sbom(), self.tree());
+        let bill = tree.join(report::SBOM);
+        let content = fs::read(&bill).kind(Kind::Archive, || format!("cannot read {}", bill.display()))?;
+        write_beside(&sbom, &content)?;
+        let output = |path: &Path, name: &str| -> anyhow::Result<Output> {
+            let sha256 = fingerprint::hash_file(path).kind(Kind::Archive, || format!("cannot read {}", path.display()))?;
+            Ok(Output { name: name.to_owned(), sha256 })
+        };
+        let mut state = self.state();
+        let archives = self.formats.iter().filter_map(|format| {
+            let name = self.archive(*format).file_name()?.to_string_lossy().into_owned();
+            Some(Output { name, sha256: state.archives.get(format)?.sha256.clone() })
+        });
+        let sbom_name = sbom.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let making = Making {
+            session,
+            manifest: &super::manifest::head(self, pieces),
+            pieces,
+            epoch: self.epoch,
+            policy: &self.policy.path,
+            archives: archives.collect(),
+            byproducts: vec![output(&sbom, &sbom_name)?, output(&tree.join(FILE_NAME), FILE_NAME)?],
+        };
+        write_beside(&self.provenance(), &provenance::write(&making)?)?;
+        state.papers = self.papers_stamp().ok();
+        self.remember(&state)
+    }
+}
+
+/// Writes a file whole or not at all.
+fn write_beside(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let write = || -> anyhow::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder)?;
+        file.write_all(content)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().kind(Kind::Archive, || format!("cannot write {}", path.display()))
+}
