@@ -133,21 +133,18 @@ pub struct Release<'a> {
     pub epoch: u64,
 }
 
-/// The files of a release that lie in a folder: those whose names begin so, with what stands beside them left out.
+/// The files of a release that lie in a folder: those whose names fit, with what stands beside them left out.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn files(folder: &Path, begins: &str) -> anyhow::Result<Vec<PathBuf>> {
+pub fn files(folder: &Path, fits: impl Fn(&str) -> bool) -> anyhow::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot look into {}", folder.display()))?;
     let mut files = Vec::new();
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // Debian's names have underscores where others have hyphens.
-        let plain = name.replace('_', "-");
-        let ours = plain.strip_prefix(begins).is_some_and(|rest| rest.starts_with(['.', '-']));
         let beside = [SIGNATURE, SUM, "part"].iter().any(|ending| path.extension().is_some_and(|found| found == *ending));
-        if ours && !beside && path.is_file() {
+        if fits(&name) && !beside && path.is_file() {
             files.push(path);
         }
     }

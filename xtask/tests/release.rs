@@ -157,7 +157,11 @@ fn bundles_for_a_named_platform_have_its_name_and_what_cannot_be_crossed_is_refu
     releasing.place.xtask(&["package", "--offline"]).good();
     let from = releasing.place.path("carried");
     fs::rename(releasing.place.path("dist"), &from).unwrap();
+    fs::write(from.join(format!("dkumonitor-stack-partial-{VERSION}.deb")), "a package").unwrap();
+    fs::write(from.join("dkumonitor-stack-9.9.9.deb"), "another version").unwrap();
     releasing.signed(&["--from", from.to_str().unwrap()]).good();
+    assert!(releasing.folder().join(format!("dkumonitor-stack-partial-{VERSION}.deb.minisig")).is_file());
+    assert!(!releasing.folder().join("dkumonitor-stack-9.9.9.deb").exists());
     for archive in [format!("{name}.tar.gz.minisig"), format!("dkumonitor-stack-{VERSION}.tar.gz.minisig")] {
         assert!(releasing.folder().join(&archive).is_file(), "{archive} is missing");
     }

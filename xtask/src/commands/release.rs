@@ -51,7 +51,16 @@ pub fn run(args: &cli::Release) -> anyhow::Result<()> {
 /// The files that the release is made of.
 fn files(args: &cli::Release, workshop: &Workshop, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = crate::stage::bundle_name(&workshop.stack, false);
-    let files = release::files(folder, &name).kind(Kind::Usage, || "cannot find the files of the release".to_owned())?;
+    let version = concat!("-", env!("CARGO_PKG_VERSION"));
+    // What was gathered is all meant: bundles of every platform, and of fewer components where not all can be made.
+    let product = name.trim_end_matches(version);
+    let fits = |file: &str| match args.from {
+        None => file.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['.', '-'])),
+        Some(_) => {
+            file.split_once(version).is_some_and(|(start, rest)| start.starts_with(product) && rest.starts_with(['.', '-']))
+        }
+    };
+    let files = release::files(folder, fits).kind(Kind::Usage, || "cannot find the files of the release".to_owned())?;
     if files.iter().any(|file| crate::archive::Format::of(file).is_some()) {
         return Ok(files);
     }
