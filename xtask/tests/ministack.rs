@@ -64,7 +64,7 @@ fn lets_in(port: u16, password: &str) -> bool {
 #[test]
 fn its_operator_audits_it_changes_its_password_backs_it_up_and_has_it_started_at_boot() {
     let bundle = Bundle::unpack(&ARCHIVE);
-    let monitor = bundle.install(&["--interval", "1", "--grafana-listen", "127.0.0.1"]);
+    let monitor = bundle.install(&["--interval", "1"]);
     let admin = |args: &[&str]| Outcome::of(&Command::new(monitor.data.join("bin/dkmadmin")).args(args).output().unwrap());
     monitor.dkm(&["start"]).good();
     // CI is often root, and is rightly told of. All else is as it should be, what is really listened on included.

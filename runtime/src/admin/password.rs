@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
@@ -42,8 +43,16 @@ pub fn run(options: &admin::ResetPassword, home: &Home) -> Result<ExitCode> {
     write_renamed(&beside, password.as_bytes(), 0o600)?;
     let taken = match &how.once_there {
         Some(sign) if !home.root().join(sign).exists() => false,
-        _ => {
+        sign => {
+            let before = sign.as_ref().map(|sign| stamps(home, sign));
             tell(home, service, how, &password)
+                .and_then(|()| match sign {
+                    // There are versions of Grafana whose command says so and does nothing.
+                    Some(sign) if before == Some(stamps(home, sign)) => {
+                        bail!("its command says that it is done, and nothing in {sign} has changed")
+                    }
+                    _ => Ok(()),
+                })
                 .inspect_err(|_| {
                     let _ = fs::remove_file(&beside);
                 })
@@ -57,6 +66,14 @@ pub fn run(options: &admin::ResetPassword, home: &Home) -> Result<ExitCode> {
     println!("{}: user {}, password {shown}", service.name, how.user);
     println!("(kept in {}{})", file.display(), if taken { "" } else { "; the service takes it when it first starts" });
     Ok(ExitCode::SUCCESS)
+}
+
+/// What tells that a database was written to, whether by a log beside it or not.
+fn stamps(home: &Home, sign: &str) -> [Option<(i64, i64, u64)>; 2] {
+    ["", "-wal"].map(|ending| {
+        let meta = fs::metadata(home.root().join(format!("{sign}{ending}"))).ok()?;
+        Some((meta.mtime(), meta.mtime_nsec(), meta.len()))
+    })
 }
 
 /// The password from standard input.

@@ -40,7 +40,8 @@ fn secret(bench: &Bench) -> String {
 
 #[test]
 fn a_new_password_is_given_to_the_service_kept_and_shown_once() {
-    let bench = Bench::installed(&services("read -r line && echo \"$line $MARK $PWD\" > \"$0\""));
+    let bench =
+        Bench::installed(&services("read -r line && echo \"$line $MARK $PWD\" > \"$0\" && echo x >> ../storage/grafana.db"));
     let first = secret(&bench);
     let told = bench.data().join("told");
     // It has not taken the first one yet, and will take what is in the file.
@@ -81,6 +82,20 @@ fn a_command_that_fails_leaves_the_old_password() {
         assert!(!output.status.success() && text(&output).contains(wanted), "{more:?}: {}", text(&output));
         assert_eq!(secret(&bench), before);
     }
+}
+
+#[test]
+fn a_command_that_does_nothing_is_not_believed() {
+    let bench = Bench::installed(&services("cat > /dev/null; echo changed successfully"));
+    fs::write(bench.data().join("storage/grafana.db"), "x").unwrap();
+    let before = secret(&bench);
+    let output = reset(&bench, &[], "");
+    assert!(
+        !output.status.success() && text(&output).contains("nothing in storage/grafana.db has changed"),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(secret(&bench), before);
 }
 
 #[test]
