@@ -268,6 +268,8 @@ impl Manager {
             (Self::Apt, "collectd") => &["collectd-core"],
             (Self::Apt, "man") => &["man-db", "groff-base"],
             (Self::Apt, "ss") => &["iproute2"],
+            // It brings no font, and a page without any is no page.
+            (Self::Apt, "chromium") => &["chromium", "fonts-dejavu-core"],
             (Self::Apt, "chromedriver") => &["chromium-driver"],
             (Self::Apt, "xz") => &["xz-utils"],
             (Self::Apt | Self::Dnf, "systemd-analyze") => &["systemd"],
