@@ -32,6 +32,7 @@ pages! {
     agents: "docs/agents.md",
     dss: "docs/dss.md",
     upgrade: "docs/upgrade.md",
+    backup: "docs/backup.md",
     scaling: "docs/scaling.md",
     security: "docs/security.md",
     troubleshooting: "docs/troubleshooting.md",
