@@ -54,7 +54,7 @@ fn packages_are_installed_beside_each_other_start_nothing_and_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("rpm").to_str().unwrap().to_owned();
     let ways: [(&str, Vec<&str>, Vec<&str>); 2] = [
-        ("dpkg", vec!["-i", deb], vec!["-r", &name]),
+        ("dpkg", vec!["-i", deb], vec!["-P", &name]),
         ("rpm", vec!["-i", "--nodeps", "--dbpath", &database, rpm], vec!["-e", "--nodeps", "--dbpath", &database, &name]),
     ];
     for (tool, install, remove) in ways {
