@@ -90,6 +90,10 @@ pub struct Component {
     /// The tools that compiled it, by name: their versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub toolchain: BTreeMap<String, String>,
+    /// The oldest glibc that its programs and libraries run with, as `2.17`: the newest version of a symbol that any of them
+    /// wants. None where none of them is linked against glibc, and in bundles of builders that did not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glibc: Option<String>,
 }
 
 /// What identifies a component's source.
@@ -248,7 +252,7 @@ mod tests {
         "platform": {"os": "linux", "arch": "x86_64"},
         "components": [
             {"name": "a", "version": "1", "license": "MIT", "source": {"sha256": "00", "size": 3, "url": "https://x/y"},
-             "patches": [{"name": "01.patch", "sha256": "11"}], "toolchain": {"go": "1.24.1"}},
+             "patches": [{"name": "01.patch", "sha256": "11"}], "toolchain": {"go": "1.24.1"}, "glibc": "2.17"},
             {"name": "b", "version": "2", "source": {"path": "sources/b", "tree-sha256": "22"}}
         ],
         "services": [{"name": "a", "command": ["{{ bundle }}/bin/a"]}],
@@ -262,6 +266,7 @@ mod tests {
     fn reads_what_it_writes() {
         let manifest = Manifest::parse(TEXT).unwrap();
         assert!(matches!(&manifest.components[1].source, SourceId::Tree { tree_sha256, .. } if tree_sha256 == "22"));
+        assert_eq!(manifest.components.iter().map(|one| one.glibc.as_deref()).collect::<Vec<_>>(), [Some("2.17"), None]);
         assert_eq!(manifest.files[1].kind, FileKind::Link { target: "bin/dkm".into() });
         assert_eq!(Manifest::parse(&serde_json::to_string(&manifest).unwrap()).unwrap(), manifest);
     }

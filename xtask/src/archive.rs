@@ -19,6 +19,7 @@ mod blocks;
 mod cache;
 mod format;
 mod output;
+pub mod read;
 #[cfg(test)]
 mod tests;
 mod tree;

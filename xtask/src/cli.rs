@@ -6,13 +6,15 @@ use crate::fetch::Mirror;
 use crate::progress::Verbosity;
 use crate::target::Target;
 use clap::{Args, Parser, Subcommand};
+use dkumonitor_runtime::service::InstallType;
 use std::path::PathBuf;
 
 /// Builds the dkumonitor package from pinned sources.
 ///
 /// Exit status: 0 done; 1 other failure; 2 usage, vendor.lock or a recipe is wrong; 3 the machine lacks something;
 /// 4 a source or a dependency cannot be fetched; 5 a source, or what is verified, is not what it should be; 6 a patch does not apply; 7 a build command failed;
-/// 8 the bundle cannot be staged; 9 the archive cannot be written; 11 what the bundle holds must not be shipped; 130 interrupted.
+/// 8 the bundle cannot be staged; 9 the archive cannot be written; 10 it does not pass the gate; 11 what the bundle holds must not be
+/// shipped; 12 two builds differ; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 pub struct Cli {
@@ -30,6 +32,10 @@ pub enum Command {
     Release(Release),
     /// Bring all sources into the build folder, and what they depend on if it is wanted
     Fetch(Fetch),
+    /// Check that an archive would run on another machine: look at all of it, then run it apart from this one
+    Gate(Gate),
+    /// Build twice under different conditions, and tell the first difference and its reason
+    Repro(Repro),
     /// Write a folder with everything that a build fetches: a --mirror for a machine without internet
     VendorExport(VendorExport),
     /// Print what `package` would do, in order, and why
@@ -67,6 +73,19 @@ pub enum Command {
         without_network: bool,
         /// The command and its arguments
         #[arg(required = true, last = true)]
+        words: Vec<std::ffi::OsString>,
+    },
+    /// Run a bundle apart from the rest of the machine (what the gate starts)
+    #[command(hide = true, name = crate::gate::trial::COMMAND)]
+    GateInside {
+        /// What is to be done
+        order: PathBuf,
+    },
+    /// Run a command as another user on a machine of another name (what the second build of `repro` is run in)
+    #[command(hide = true, name = crate::repro::second::COMMAND)]
+    SomebodyElse {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,
     },
     /// Run a command without network (what the shell of a step is wrapped in)
@@ -191,6 +210,12 @@ pub struct Package {
     /// Leave the tree in the dist folder, make no archive
     #[arg(long)]
     pub skip_archive: bool,
+    /// Do not check that the archive would run elsewhere (`cargo xtask gate`)
+    #[arg(long)]
+    pub skip_gate: bool,
+    /// Make a bundle for one type of installation, of the launcher and what that type needs; the bundle is then named so
+    #[arg(long, value_name = "TYPE", conflicts_with = "only")]
+    pub profile: Option<InstallType>,
     /// Write the bundle in this form, or in several with commas: gz, xz (smaller, slower) or zst (needs the feature `zstd`), deb, rpm, or
     /// oci (a container image; docs/release.md)
     #[arg(long = "format", value_name = "FORM", value_delimiter = ',', default_value = "gz", value_parser = Format::parse)]
@@ -237,6 +262,65 @@ pub struct Release {
     pub from: Option<PathBuf>,
     #[command(flatten)]
     pub package: Package,
+}
+
+/// Check that an archive would run on another machine.
+///
+/// Every file of it is looked at: needed libraries, RPATHs, traces of the machine that built it, permissions, links, sizes. Then it
+/// is unpacked elsewhere and used by another user, without network and with the build folder hidden: installed, started, probed, asked,
+/// stopped, updated. See docs/gate.md.
+#[derive(Args, Debug)]
+pub struct Gate {
+    /// The archive, as `package` writes it
+    #[arg(value_name = "ARCHIVE")]
+    pub archive: PathBuf,
+    /// Folder of the stack that it was built from, with its gate.toml [default: the repository's root]
+    #[arg(long, value_name = "DIR")]
+    pub stack: Option<PathBuf>,
+    /// The folder that it was built in, which must leave no trace [default: as for `package`]
+    #[arg(long, value_name = "DIR")]
+    pub build_dir: Option<PathBuf>,
+    /// Look at it only; do not run it
+    #[arg(long)]
+    pub still: bool,
+    /// Compare sizes with this manifest.json (or unpacked bundle) instead of the stack's sizes.json
+    #[arg(long, value_name = "MANIFEST")]
+    pub against: Option<PathBuf>,
+    /// How much larger than the last release it may be [default: gate.toml's, or 10]
+    #[arg(long, value_name = "PERCENT")]
+    pub growth: Option<u32>,
+    /// Run it in this folder as the root of another system, such as one that debootstrap has made
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Note its sizes in the stack's sizes.json, as those of the last release
+    #[arg(long)]
+    pub record: bool,
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// Build twice under different conditions, and compare.
+///
+/// The first build is the usual one, with what was built before. The second one begins from sources alone, at another path, as another
+/// user on a machine of another name, with another home, language, time zone and umask, more jobs and later. See docs/reproducible.md.
+#[derive(Args, Debug)]
+pub struct Repro {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub network: Network,
+    /// Folder for the first build's tree and archive [default: dist/]
+    #[arg(long, value_name = "DIR")]
+    pub dist_dir: Option<PathBuf>,
+    /// Build what one type of installation needs
+    #[arg(long, value_name = "TYPE", conflicts_with = "only")]
+    pub profile: Option<InstallType>,
+    /// Make the second build's folder in this one [default: that of temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub place: Option<PathBuf>,
+    /// Leave the second build's folder there, to look into
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// Bring all sources into the build folder.

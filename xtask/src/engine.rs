@@ -8,6 +8,7 @@ use crate::archive::{self, Format};
 use crate::build::{Session, Work};
 use crate::error::{self, Kind};
 use crate::fetch;
+use crate::gate::{Gate, Wishes};
 use crate::packing;
 use crate::plan::{self, Job, Node, Plan, Todo};
 use crate::preflight;
@@ -29,6 +30,8 @@ pub struct Engine<'a> {
     pub plan: &'a Plan<'a>,
     /// What the results become.
     pub bundle: &'a Bundle<'a>,
+    /// What its archives have to pass, if anything.
+    pub gate: Option<&'a Gate>,
     /// Results that are there already, by component.
     pub results: Mutex<BTreeMap<String, Record>>,
     /// How to fetch.
@@ -170,7 +173,7 @@ impl<'a> Engine<'a> {
                 (self.made)(&record);
                 lock(&self.results).insert(recipe.name.clone(), record);
             }
-            (Job::Fetch | Job::Stage | Job::Archive, _) => {}
+            (Job::Fetch | Job::Stage | Job::Archive | Job::Gate, _) => {}
         }
         if node.job == last_of_preparation && work.needs_bootstrap() {
             let _one = lock(&shared.checking);
@@ -187,6 +190,7 @@ impl<'a> Engine<'a> {
                 self.bundle.stage(&pieces, self.session.ui)
             }
             Job::Archive => self.archive(),
+            Job::Gate => self.gate(),
             _ => Ok(()),
         }
     }
@@ -201,6 +205,25 @@ impl<'a> Engine<'a> {
             anyhow::Ok(notes)
         };
         step.close(write(), |notes| notes.join("; ")).map(drop)
+    }
+
+    /// Looks at the archives that have not passed yet. What is in them is the same, so that only one of them is run.
+    fn gate(&self) -> anyhow::Result<()> {
+        let Some(gate) = self.gate else { return Ok(()) };
+        let (bundle, ui) = (self.bundle, self.session.ui);
+        let step = ui.step("bundle", "gate");
+        step.announce();
+        let (mut notes, mut lacks) = (Vec::new(), Vec::new());
+        let all = bundle.formats.iter().filter(|format| !bundle.has_passed(**format, gate.seal())).try_for_each(|format| {
+            let wishes = Wishes { still: !notes.is_empty(), ..Wishes::default() };
+            let passed = gate.pass(&bundle.archive(*format), &wishes, &step)?;
+            notes.push(passed.short);
+            lacks.extend(passed.lacks);
+            bundle.remember_passed(*format, gate.seal())
+        });
+        step.close(all, |()| notes.first().cloned().unwrap_or_default())?;
+        lacks.iter().for_each(|lack| ui.line(&format!("  ! {lack}")));
+        Ok(())
     }
 
     fn archive_as(&self, format: Format) -> anyhow::Result<String> {

@@ -31,8 +31,12 @@ pub enum Kind {
     Stage = 8,
     /// The archive could not be written.
     Archive = 9,
+    /// The archive would not run elsewhere.
+    Gate = 10,
     /// What the bundle holds must not be shipped: a licence is not known or not allowed, or a vulnerability is too severe.
     Accounts = 11,
+    /// Two builds of the same are not the same.
+    Repro = 12,
     /// Ctrl-C or SIGTERM; 130 is what shells report for SIGINT.
     Interrupted = 130,
 }
@@ -50,7 +54,9 @@ impl Kind {
             Self::Compile => "compile",
             Self::Stage => "stage",
             Self::Archive => "archive",
+            Self::Gate => "gate",
             Self::Accounts => "accounts",
+            Self::Repro => "repro",
             Self::Interrupted => "interrupted",
         }
     }

@@ -20,6 +20,7 @@ mod events;
 mod fetch;
 mod fingerprint;
 pub mod fuzzing;
+mod gate;
 mod history;
 mod host;
 mod interrupt;
@@ -34,6 +35,7 @@ mod preflight;
 mod progress;
 mod release;
 mod report;
+mod repro;
 mod sandbox;
 mod schedule;
 mod share;
@@ -65,6 +67,13 @@ pub fn main() -> ExitCode {
     if let Command::Attended { parent, without_network, words } = &cli.command {
         return attend::run(*parent, *without_network, words).unwrap_or_else(|error| error::report(&error));
     }
+    if let Command::GateInside { order } = &cli.command {
+        let status = gate::trial::enter(order);
+        return status.map_or_else(|error| error::report(&error), |status| ExitCode::from(u8::try_from(status).unwrap_or(1)));
+    }
+    if let Command::SomebodyElse { words } = &cli.command {
+        return repro::second::enter(words).map_or_else(|error| error::report(&error), |()| ExitCode::SUCCESS);
+    }
     if let Some(command) = cli.command.tells_events() {
         events::open(command);
     }
@@ -72,6 +81,8 @@ pub fn main() -> ExitCode {
         Command::Package(args) => commands::package::run(args),
         Command::Release(args) => commands::release::run(args),
         Command::Fetch(args) => commands::fetch::run(args),
+        Command::Gate(args) => commands::gate::run(args),
+        Command::Repro(args) => commands::repro::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Explain(args) => commands::explain::run(args),
         Command::Shell(args) => commands::shell::run(args),
@@ -85,7 +96,10 @@ pub fn main() -> ExitCode {
         Command::Manual(args) => commands::manual::run(args),
         Command::Audit(args) => commands::audit::run(args),
         Command::Lock(command) => commands::lock::run(command),
-        Command::WithoutNetwork { .. } | Command::Attended { .. } => Ok(()),
+        Command::WithoutNetwork { .. }
+        | Command::Attended { .. }
+        | Command::GateInside { .. }
+        | Command::SomebodyElse { .. } => Ok(()),
     });
     match outcome {
         Ok(()) => {

@@ -45,7 +45,7 @@ pub fn check(recipes: &[&Recipe], bootstrap: &[&str], host: &Host, dirs: &Dirs, 
 
 /// Looks at what fetching the dependencies of these recipes needs.
 pub fn check_fetching(recipes: &[&Recipe], host: &Host) -> Vec<Finding> {
-    let fetching = |tool: &str| ["go", "node", "npm", "cargo"].contains(&tool);
+    let fetching = |tool: &str| ["go", "node", "npm", "cargo", "python3"].contains(&tool);
     tools_of(recipes, &[], host)
         .into_iter()
         .filter(|(tool, _)| fetching(tool))
@@ -79,7 +79,11 @@ fn tools_of<'a>(recipes: &[&'a Recipe], bootstrap: &[&str], host: &Host) -> Need
                     }
                 }
                 Action::Autotools(_) => {
+                    // Programs of the build itself may still be made by the host's compiler.
                     need("cc", None);
+                    if toolchain::zig(recipe).is_some() {
+                        need("python3", None);
+                    }
                     need("make", None);
                     if bootstrap.contains(&recipe.name.as_str()) {
                         recipe.needs.bootstrap_tools.iter().for_each(|tool| need(tool, None));

@@ -85,6 +85,9 @@ pub fn close() -> anyhow::Result<()> {
 }
 
 #[cfg(target_os = "linux")]
+pub use os::raise_loopback;
+
+#[cfg(target_os = "linux")]
 mod os {
     use rustix::process::{getegid, geteuid};
     use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -107,7 +110,8 @@ mod os {
         raise_loopback()
     }
 
-    fn raise_loopback() -> anyhow::Result<()> {
+    /// Makes loopback usable in a new network namespace.
+    pub fn raise_loopback() -> anyhow::Result<()> {
         use std::os::fd::AsRawFd as _;
         let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
         #[expect(unsafe_code, reason = "no library in use has this ioctl")]

@@ -9,7 +9,7 @@ use crate::dirs::Dirs;
 use crate::environment::Environment;
 use crate::error::{Kind, WithKind as _};
 use crate::host::{self, Host, Tool};
-use crate::stack::recipe::Recipe;
+use crate::stack::recipe::{Recipe, Zig};
 use crate::supply::Supply;
 use crate::unpack;
 use anyhow::Context as _;
@@ -135,6 +135,11 @@ fn node_package(recipe: &Recipe) -> anyhow::Result<NodePackage> {
     Ok(NodePackage { name: host::node_package(&platform), version: package.version.clone(), integrity })
 }
 
+/// The C compiler that a recipe pins for this system.
+pub fn zig(recipe: &Recipe) -> Option<&Zig> {
+    recipe.toolchain.zig.as_ref().filter(|_| cfg!(target_os = "linux"))
+}
+
 /// Where packages come from, and where they are kept.
 pub struct Registry<'a> {
     /// The build's folders.
@@ -198,6 +203,76 @@ impl Registry<'_> {
         std::fs::rename(&archive, &target).with_context(|| format!("cannot make {}", target.display()))?;
         self.supply.note_package(&target);
         Ok(target)
+    }
+
+    /// The folder of the package `ziglang` of this version, fetched by pip and unpacked unless it is there already.
+    ///
+    /// # Errors
+    /// [`Kind::Fetch`] when it cannot be had, [`Kind::Integrity`] when it is not what was pinned, [`Kind::Preflight`] where the
+    /// recipe pins none for this platform.
+    pub fn zig(&self, zig: &Zig) -> anyhow::Result<PathBuf> {
+        let platform = host::node_platform()?;
+        let sha256 = zig.sha256.get(&platform).ok_or_else(|| {
+            Kind::Preflight.error(format!("[toolchain] zig has no sha256 for {platform}; add that of the package's wheel"))
+        })?;
+        let name = format!("ziglang-{}-{platform}", zig.version);
+        let target = self.dirs.toolchains().join(&name);
+        let archive = self.dirs.packages().join(format!("{name}.whl"));
+        if !(target.is_dir() && self.supply.gathered().is_none()) {
+            self.wheel(zig, &platform, sha256, &archive)?;
+        }
+        if target.is_dir() {
+            return Ok(target);
+        }
+        std::fs::create_dir_all(self.dirs.toolchains())?;
+        let folder = tempfile::Builder::new().prefix(".zig-").tempdir_in(self.dirs.toolchains())?;
+        let tree = folder.path().join("tree");
+        let run = || -> anyhow::Result<()> {
+            let shell = xshell::Shell::new()?;
+            xshell::cmd!(shell, "python3 -m zipfile -e {archive} {tree}").quiet().run()?;
+            // Which files are programs is lost on the way; this is the one.
+            std::fs::set_permissions(tree.join("ziglang/zig"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+            Ok(())
+        };
+        run().with_context(|| format!("cannot unpack {}", archive.display()))?;
+        match std::fs::rename(&tree, &target) {
+            // Somebody else was faster; theirs was checked as ours was.
+            Err(_) if target.is_dir() => Ok(target),
+            other => other.map(|()| target.clone()).with_context(|| format!("cannot make {}", target.display())),
+        }
+    }
+
+    /// Gets the wheel, unless it is there already.
+    fn wheel(&self, zig: &Zig, platform: &str, sha256: &str, target: &Path) -> anyhow::Result<()> {
+        let is_right = |path: &Path| crate::fingerprint::hash_file(path).is_ok_and(|found| found == sha256);
+        if is_right(target) {
+            self.supply.note_package(target);
+            return Ok(());
+        }
+        let what = format!("ziglang=={}", zig.version);
+        let folder = self.dirs.packages();
+        if self.supply.offline {
+            return Err(Kind::Fetch.error(format!("the package {what} is not in {}", folder.display())));
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let draft = tempfile::Builder::new().prefix(".pip-").tempdir_in(&folder)?;
+        let (path, tag) =
+            (draft.path(), if platform.ends_with("arm64") { "manylinux2014_aarch64" } else { "manylinux2010_x86_64" });
+        let run = || -> anyhow::Result<()> {
+            let shell = xshell::Shell::new()?;
+            let words = ["--no-deps", "--no-cache-dir", "--quiet", "--only-binary", ":all:", "--platform", tag];
+            xshell::cmd!(shell, "python3 -m pip download {words...} --dest {path} {what}").quiet().ignore_stdout().run()?;
+            Ok(())
+        };
+        run().kind(Kind::Fetch, || format!("cannot get the package {what} by pip"))?;
+        let wheel = std::fs::read_dir(path)?.flatten().map(|entry| entry.path()).find(|path| path.is_file());
+        let wheel = wheel.ok_or_else(|| Kind::Fetch.error(format!("pip brought no {what}")))?;
+        if !is_right(&wheel) {
+            return Err(Kind::Integrity.error(format!("the package {what} is not the one that was pinned (its hash differs)")));
+        }
+        std::fs::rename(&wheel, target).with_context(|| format!("cannot make {}", target.display()))?;
+        self.supply.note_package(target);
+        Ok(())
     }
 
     fn npm_pack(&self, name: &str, version: &str, folder: &Path) -> anyhow::Result<PathBuf> {

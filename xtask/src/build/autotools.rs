@@ -1,6 +1,7 @@
 //! The kind `autotools`: bootstrap where the source has no `configure`, then configure, make, make install.
 
-use super::Build;
+use super::{Build, zig};
+use crate::environment;
 use crate::shell::Command;
 use crate::stack::recipe::{Autotools, Step};
 use std::path::Path;
@@ -10,10 +11,22 @@ pub(crate) fn lacks_configure(dir: &Path) -> bool {
     !dir.join("configure").is_file()
 }
 
-pub(super) fn commands(build: &Build<'_>, step: &Step, autotools: &Autotools, dir: &Path) -> Vec<Command> {
+/// Fetches the compiler, where it is not the host's.
+pub(super) fn dependencies(build: &Build<'_>) -> anyhow::Result<()> {
+    zig::fetch(build).map(drop)
+}
+
+pub(super) fn commands(build: &Build<'_>, step: &Step, autotools: &Autotools, dir: &Path) -> anyhow::Result<Vec<Command>> {
     // Paths of the build must not end up in programs (`__FILE__` in assertions), nor debug information in the bundle.
     let flags = format!("-O2 -ffile-prefix-map={}=.", build.src.display());
-    let env = build.env(step, &[("CFLAGS", flags.clone()), ("CXXFLAGS", flags)]);
+    let mut env = build.env(step, &[("CFLAGS", flags.clone()), ("CXXFLAGS", flags)]);
+    if let Some(compiler) = zig::compiler(build)? {
+        env = environment::with_path(env, &compiler.folder);
+        for (name, value) in compiler.variables {
+            // What the step says itself stays.
+            env.entry(name.to_owned()).or_insert(value);
+        }
+    }
     let command = |words: &[String]| Command::new(&words[0], dir, &env).args(build.fill_all(&words[1..]));
     let mut commands = Vec::new();
     if lacks_configure(dir) {
@@ -26,5 +39,5 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, autotools: &Autotools, di
         let dest = format!("DESTDIR={}", build.dest().display());
         commands.push(Command::new("make", dir, &env).args(["install".to_owned(), dest]));
     }
-    commands
+    Ok(commands)
 }

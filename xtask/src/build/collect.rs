@@ -1,6 +1,7 @@
 //! Takes from a compiled component what goes into the bundle.
 
 use super::{Build, account};
+use crate::elf;
 use crate::error::{Kind, WithKind as _};
 use crate::stack::Material;
 use crate::stack::recipe::Install;
@@ -27,6 +28,7 @@ pub(super) fn collect(build: &Build<'_>, costs: Vec<StepCost>, commands: Vec<Ran
     account::take(build, tree)?;
     let mut record = Record::new(&recipe.name, store::FINAL, build.planned.chain.clone());
     record.toolchain = build.planned.toolchain.clone();
+    record.glibc = elf::scan(tree)?.iter().filter_map(|(_, binary)| binary.glibc()).max().map(|floor| floor.to_string());
     record.costs = costs;
     record.commands = commands;
     store.put_tree(tree, record)

@@ -15,6 +15,7 @@ mod manual;
 mod node;
 mod prepare;
 mod work;
+mod zig;
 
 pub(crate) use autotools::lacks_configure;
 pub(crate) use go::go_toolchain;
@@ -161,7 +162,11 @@ impl Build<'_> {
         let commands = match step.action() {
             Action::Go(go) => go::dependencies(self, step, go, &dir)?,
             Action::Node(node) => node::dependencies(self, step, node, &dir)?,
-            Action::Autotools(_) | Action::Manual => Vec::new(),
+            Action::Autotools(_) => {
+                autotools::dependencies(self)?;
+                Vec::new()
+            }
+            Action::Manual => Vec::new(),
             Action::Cargo(cargo) => cargo::dependencies(self, step, cargo, &dir)?,
         };
         // One that says itself that it has no network keeps its word.
@@ -178,7 +183,7 @@ impl Build<'_> {
         let commands = match step.action() {
             Action::Go(go) => go::commands(self, step, go, &dir)?,
             Action::Node(node) => node::commands(self, step, node, &dir)?,
-            Action::Autotools(autotools) => autotools::commands(self, step, autotools, &dir),
+            Action::Autotools(autotools) => autotools::commands(self, step, autotools, &dir)?,
             Action::Cargo(cargo) => cargo::commands(self, step, cargo, &dir)?,
             Action::Manual => manual::commands(self, step, &dir)?,
         };

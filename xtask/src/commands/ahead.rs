@@ -16,7 +16,7 @@ pub fn ahead(plan: &Plan<'_>, total: Resources, skip_build: bool) -> Vec<Ahead> 
         let after: Vec<usize> = node.after.iter().flat_map(|before| places[*before].clone()).collect();
         let fates = match node.job {
             Job::Step(_) if skip_build => vec![(node.name.clone(), Fate::Cached(None))],
-            Job::Stage | Job::Archive => fates(plan, node),
+            Job::Stage | Job::Archive | Job::Gate => fates(plan, node),
             _ if skip_build => Vec::new(),
             _ => fates(plan, node),
         };
@@ -50,7 +50,9 @@ fn fates(plan: &Plan<'_>, node: &Node) -> Vec<(String, Fate)> {
             (node.name.clone(), Fate::Cached(before())),
             (reused(&node.name), Fate::Run("for what comes after it".to_owned())),
         ],
-        (Todo::Nothing, Job::Step(_) | Job::Stage | Job::Archive) => vec![(node.name.clone(), Fate::Cached(before()))],
+        (Todo::Nothing, Job::Step(_) | Job::Stage | Job::Archive | Job::Gate) => {
+            vec![(node.name.clone(), Fate::Cached(before()))]
+        }
         (Todo::Nothing | Todo::Reuse(None), _) => Vec::new(),
     }
 }

@@ -7,6 +7,7 @@ use crate::audit::{self, Finding, database};
 use crate::error::Kind;
 use crate::progress::printable;
 use crate::stack::Stack;
+use crate::stage::Extent;
 use crate::{cli, report, stage};
 use jiff::civil::Date;
 use serde_json::{Value, json};
@@ -37,7 +38,7 @@ pub fn run(args: &cli::Audit) -> anyhow::Result<()> {
 /// The bill of the bundle that `package` makes of the stack.
 fn usual(args: &cli::Audit, stack: &Stack) -> PathBuf {
     let dist = args.dist_dir.clone().unwrap_or_else(|| super::workspace().join("dist"));
-    dist.join(stage::bundle_name(stack, false)).join(report::SBOM)
+    dist.join(stage::bundle_name(stack, Extent::Whole)).join(report::SBOM)
 }
 
 /// What is to be done about a finding.

@@ -8,7 +8,8 @@ use crate::archive::{self, Format};
 use crate::fetch::{self, Mirror};
 use crate::progress::{Ui, Verbosity, bytes};
 use crate::stack::lock::Source;
-use crate::{cli, fingerprint, host, stage, unpack};
+use crate::stage::{self, Extent};
+use crate::{cli, fingerprint, host, unpack};
 use anyhow::Context as _;
 use measure::{compare, compare_sizes, in_turn, peak, shell, time};
 use std::path::{Path, PathBuf};
@@ -39,8 +40,8 @@ pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
         return archive::write(tree, "bench", target, &options(args.only_form, None)).map(drop);
     }
     let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
-    let partial = workshop.stack.select(&args.common.only)?.len() < workshop.stack.recipes.len();
-    let bundle = stage::bundle_name(&workshop.stack, partial);
+    let components = workshop.stack.select(&args.common.only)?.len();
+    let bundle = stage::bundle_name(&workshop.stack, Extent::of(components, &workshop.stack));
     std::fs::create_dir_all(&workshop.dirs.build)?;
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&workshop.dirs.build)?;
     let staged = workshop.dirs.tree(&bundle);

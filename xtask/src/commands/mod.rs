@@ -8,11 +8,13 @@ pub mod clean;
 pub mod doctor;
 pub mod explain;
 pub mod fetch;
+pub mod gate;
 pub mod lock;
 pub mod manual;
 pub mod package;
 pub mod plan;
 pub mod release;
+pub mod repro;
 pub mod shell;
 pub mod sign;
 mod sources;
@@ -37,8 +39,14 @@ use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-/// The repository's root: where this program was compiled.
+/// Names another checkout than the one that this program was compiled in: a copy of it that is built elsewhere.
+pub const CHECKOUT: &str = "DKUMONITOR_CHECKOUT";
+
+/// The repository's root: where this program was compiled, or another one that it was told.
 pub fn workspace() -> PathBuf {
+    if let Some(other) = std::env::var_os(CHECKOUT) {
+        return other.into();
+    }
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
 }
 

@@ -5,19 +5,21 @@ use crate::build::Session;
 use crate::cli;
 use crate::engine::{self, Ended, Engine};
 use crate::error::{Kind, WithKind as _};
+use crate::gate::Gate;
 use crate::plan::{self, Job, Plan, Todo};
 use crate::preflight;
 use crate::report::policy::Policy;
 use crate::schedule::Resources;
 use crate::sharing::Sharing;
 use crate::sign::Signer;
-use crate::stack::Material;
 use crate::stack::lock::Source;
 use crate::stack::recipe::Recipe;
-use crate::stage::{self, Bundle, Standing};
+use crate::stack::{Material, Stack};
+use crate::stage::{self, Bundle, Extent, Standing};
 use crate::store::{self, Record, Store};
 use crate::supply::{Supply, stock};
 use crate::{events, fetch, host};
+use dkumonitor_runtime::service::InstallType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -32,8 +34,9 @@ const ATTEMPTS: u32 = 5;
 /// Whatever a node fails with; its kind gives the exit status.
 pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
-    let recipes = workshop.stack.select(&args.common.only)?;
+    let (recipes, extent) = chosen(&workshop.stack, args)?;
     workshop.target.require(&recipes)?;
+    let gate = (!args.skip_gate).then(|| Gate::of(&workshop.stack, &workshop.dirs, &workshop.workspace)).transpose()?;
     let sharing = if args.skip_build { None } else { Sharing::open(&args.cache, args.network.offline, &workshop.ui)? };
     // A key that cannot be used is told before hours of compiling.
     let signer = args.sign.as_deref().map(|key| Signer::open(key, &workshop.workspace)).transpose()?;
@@ -46,20 +49,20 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
         let first = workshop.planner(&store).plan(&recipes);
         (epoch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), first)
     });
-    let partial = recipes.len() < workshop.stack.recipes.len();
-    let name = stage::bundle_name(&workshop.stack, partial) + &workshop.target.suffix();
+    let name = stage::bundle_name(&workshop.stack, extent) + &workshop.target.suffix();
     let (dirs, formats) = (&workshop.dirs, args.formats.as_slice());
     let signer = signer.as_ref();
     let (target, policy) = (workshop.target, Policy::read(&workshop.stack.root, &workshop.workspace)?);
     let bundle = Bundle { stack: &workshop.stack, name, target, epoch: epoch?, formats, signer, policy, dirs, store: &store };
-    let package = Package { workshop: &workshop, args, lock: &lock, store: &store, bundle: &bundle, sharing: sharing.as_ref() };
+    let (lock, store, sharing) = (&lock, &store, sharing.as_ref());
+    let package = Package { workshop: &workshop, args, lock, store, bundle: &bundle, gate: gate.as_ref(), sharing };
     let outcome = package.make(&recipes, first?);
     if let Some(sharing) = &sharing {
         sharing.finish();
     }
     outcome?;
     let sources =
-        args.sources.then(|| sources::write(&workshop, &lock, &recipes, &args.network, &bundle, jobs(args))).transpose()?;
+        args.sources.then(|| sources::write(&workshop, lock, &recipes, &args.network, &bundle, jobs(args))).transpose()?;
     workshop.dirs.remove_stand_in();
     if !args.skip_archive {
         bundle.sign_archives().kind(Kind::Archive, || "cannot sign the archive".to_owned())?;
@@ -69,6 +72,17 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
         workshop.ui.artifact(&path, Some(&sha256), Some(size));
     }
     Ok(())
+}
+
+/// What is to be packed, and how much of the stack that is.
+fn chosen<'a>(stack: &'a Stack, args: &cli::Package) -> anyhow::Result<(Vec<&'a Recipe>, Extent)> {
+    if let Some(kind) = args.profile {
+        let recipes = stack.of_type(kind);
+        return Ok((recipes, if kind == InstallType::All { Extent::Whole } else { Extent::Type(kind) }));
+    }
+    let recipes = stack.select(&args.common.only)?;
+    let extent = Extent::of(recipes.len(), stack);
+    Ok((recipes, extent))
 }
 
 /// After a run that was killed, and when told to be paranoid, nothing is believed any more that was not hashed.
@@ -105,6 +119,8 @@ struct Package<'a> {
     lock: &'a BuildLock,
     store: &'a Store,
     bundle: &'a Bundle<'a>,
+    /// None with `--skip-gate`.
+    gate: Option<&'a Gate>,
     sharing: Option<&'a Sharing>,
 }
 
@@ -149,6 +165,9 @@ impl<'a> Package<'a> {
         for format in bundle.formats {
             let archive = bundle.archive(*format);
             let sha256 = state.archives.get(format).map(|archived| archived.sha256.as_str());
+            if self.gate.is_none() {
+                ui.line(&format!("  ! {} has not passed the gate (--skip-gate)", archive.display()));
+            }
             ui.artifact(&archive, sha256, archive.metadata().ok().map(|meta| meta.len()));
             if let Some(signer) = bundle.signer {
                 ui.line(&format!("  signed by the key {} ({})", signer.id(), signer.public_line()));
@@ -199,10 +218,12 @@ impl<'a> Package<'a> {
             (standing, _) => standing,
         };
         let (stage, archive) = self.bundle_todo(standing);
+        let gate = archive.as_ref().and_then(|archive| self.gate_todo(archive));
         drop(pieces);
         ready.values().for_each(|record| self.store.touch(record));
-        let unchanged = [Some(&stage), archive.as_ref()].into_iter().flatten().all(|todo| matches!(todo, Todo::Nothing));
-        plan.add_bundle(stage, archive);
+        let unchanged =
+            [Some(&stage), archive.as_ref(), gate.as_ref()].into_iter().flatten().all(|todo| matches!(todo, Todo::Nothing));
+        plan.add_bundle(stage, archive, gate);
         if !unchanged {
             return self.execute(&plan, ready);
         }
@@ -239,6 +260,11 @@ impl<'a> Package<'a> {
             _ => Todo::Run("comes after stage".to_owned()),
         });
         (stage, archive)
+    }
+
+    /// What is to be done at the gate, the archive standing so; nothing at all with `--skip-gate`.
+    fn gate_todo(&self, archive: &Todo) -> Option<Todo> {
+        Some(self.bundle.gate_todo(archive, self.gate?.seal()))
     }
 
     /// `--skip-build`: what was made before, whether or not it still is what the recipes say.
@@ -278,7 +304,7 @@ impl<'a> Package<'a> {
         for component in plan.to_build().filter(|_| !args.skip_build) {
             workshop.ui.line(&format!("  · {}: {}", component.recipe.name, component.why.as_deref().unwrap_or_default()));
         }
-        for node in plan.nodes.iter().filter(|node| matches!(node.job, Job::Stage | Job::Archive)) {
+        for node in plan.nodes.iter().filter(|node| matches!(node.job, Job::Stage | Job::Archive | Job::Gate)) {
             match &node.todo {
                 Todo::Run(why) if building.is_empty() => workshop.ui.line(&format!("  · {}: {why}", node.name)),
                 Todo::Run(_) => {}
@@ -332,6 +358,7 @@ impl<'a> Package<'a> {
             session: &session,
             plan,
             bundle: self.bundle,
+            gate: self.gate,
             results: Mutex::new(ready),
             fetch: &fetch_options(workshop, &args.network),
             total: machine(args),

@@ -4,12 +4,13 @@ use super::Workshop;
 use crate::archive::Format;
 use crate::cli;
 use crate::engine;
+use crate::gate::Gate;
 use crate::plan::{Component, Job, Node, Plan, Todo};
 use crate::progress;
 use crate::report::policy::Policy;
 use crate::share::Found;
 use crate::sharing::Sharing;
-use crate::stage::{self, Bundle, Standing};
+use crate::stage::{self, Bundle, Extent, Standing};
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,7 +27,7 @@ pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
     let mut plan = workshop.planner(&store).plan(&recipes)?;
     let shared = Sharing::look_only(&args.cache, &workshop.ui)?.map(|sharing| sharing.look(&plan));
     let shared: Vec<_> = shared.unwrap_or_default().iter().map(|found| found.as_ref().map(Found::size)).collect();
-    let name = stage::bundle_name(&workshop.stack, recipes.len() < workshop.stack.recipes.len()) + &workshop.target.suffix();
+    let name = stage::bundle_name(&workshop.stack, Extent::of(recipes.len(), &workshop.stack)) + &workshop.target.suffix();
     let epoch = super::package::bundle_epoch(&workshop)?;
     let bundle = Bundle {
         stack: &workshop.stack,
@@ -39,7 +40,8 @@ pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
         dirs: &workshop.dirs,
         store: &store,
     };
-    add_bundle(&mut plan, &bundle)?;
+    let gate = Gate::of(&workshop.stack, &workshop.dirs, &workshop.workspace)?;
+    add_bundle(&mut plan, &bundle, &gate)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&json(&plan, &shared, &bundle))?);
     } else if args.dot {
@@ -50,7 +52,7 @@ pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn add_bundle(plan: &mut Plan<'_>, bundle: &Bundle<'_>) -> anyhow::Result<()> {
+fn add_bundle(plan: &mut Plan<'_>, bundle: &Bundle<'_>, gate: &Gate) -> anyhow::Result<()> {
     let ready: BTreeMap<_, _> =
         plan.components.iter().filter_map(|one| Some((one.recipe.name.clone(), one.ready.clone()?))).collect();
     let standing = match plan.is_ready() {
@@ -68,7 +70,8 @@ fn add_bundle(plan: &mut Plan<'_>, bundle: &Bundle<'_>) -> anyhow::Result<()> {
         }
         Standing::Changed(why) => (Todo::Run(why), Todo::Run("comes after stage".to_owned())),
     };
-    plan.add_bundle(stage, Some(archive));
+    let gate = bundle.gate_todo(&archive, gate.seal());
+    plan.add_bundle(stage, Some(archive), Some(gate));
     Ok(())
 }
 
@@ -105,7 +108,9 @@ fn print_tree(plan: &Plan<'_>, shared: &[Option<u64>], bundle: &Bundle<'_>) {
             println!("│  {branch} {}{}: {}", node.name, about(component, node), words(node));
         }
     }
-    for (branch, job, path) in [("├─", Job::Stage, bundle.tree()), ("└─", Job::Archive, bundle.archive(Format::Gz))] {
+    let archive = bundle.archive(Format::Gz);
+    for (branch, job, path) in [("├─", Job::Stage, &bundle.tree()), ("├─", Job::Archive, &archive), ("└─", Job::Gate, &archive)]
+    {
         for node in plan.nodes.iter().filter(|node| node.job == job) {
             println!("{branch} {} {}: {}", node.name, path.display(), words(node));
         }

@@ -5,6 +5,7 @@ use crate::cli;
 use crate::error::{Kind, WithKind as _};
 use crate::release::{self, Release, Repository};
 use crate::sign::Signer;
+use crate::stage::Extent;
 use std::path::{Path, PathBuf};
 
 /// Checks the repository, makes the package unless it was made elsewhere, and puts the release together.
@@ -50,7 +51,7 @@ pub fn run(args: &cli::Release) -> anyhow::Result<()> {
 
 /// The files that the release is made of.
 fn files(args: &cli::Release, workshop: &Workshop, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let name = crate::stage::bundle_name(&workshop.stack, false);
+    let name = crate::stage::bundle_name(&workshop.stack, Extent::Whole);
     let version = concat!("-", env!("CARGO_PKG_VERSION"));
     // What was gathered is all meant: bundles of every platform, and of fewer components where not all can be made.
     let product = name.trim_end_matches(version);

@@ -18,6 +18,9 @@ use std::path::Path;
 /// Raised whenever this program makes something else from the same inputs.
 const BUILDER: &str = "2";
 
+/// Raised whenever more is noted of a result than before: it is collected anew from what its steps have made.
+const COLLECTOR: &str = "2";
+
 /// The last node of a chain.
 pub(super) const COLLECT: &str = "collect";
 
@@ -25,7 +28,7 @@ pub(super) const COLLECT: &str = "collect";
 const WORKSPACE_INPUTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "runtime", "LICENSE"];
 
 /// The tools whose versions a bundle's manifest names.
-const COMPILERS: [&str; 4] = ["cc", "go", "node", "rust"];
+const COMPILERS: [&str; 5] = ["cc", "go", "node", "rust", "zig"];
 
 /// What a crossed step depends on beside the machine: the platform that it is made for.
 const TARGET: &str = "target";
@@ -123,6 +126,7 @@ impl<'a> Keys<'a> {
 
     fn collect(&self, recipe: &Recipe, material: Material<'_>) -> anyhow::Result<Parts> {
         let mut parts = Parts::default();
+        parts.add("collector", COLLECTOR);
         parts.add("[[install]]", hash(&format!("{:?}", recipe.installs)));
         parts.add("account", account::VERSION);
         let folder = self.planner.stack.root.join("recipes").join(&recipe.name);
@@ -157,7 +161,10 @@ impl<'a> Keys<'a> {
                 add("npm", host.npm_version());
             }
             Action::Autotools(_) => {
-                add("cc", version_of("cc"));
+                match toolchain::zig(recipe) {
+                    Some(zig) => add("zig", Some(format!("{} for glibc {}", zig.version, zig.glibc))),
+                    None => add("cc", version_of("cc")),
+                }
                 add("make", version_of("make"));
                 if super::may_need_bootstrap(self.planner.stack, recipe) {
                     for tool in &recipe.needs.bootstrap_tools {

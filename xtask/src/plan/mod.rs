@@ -27,6 +27,7 @@ use crate::stack::recipe::{Action, Recipe, Step};
 use crate::stack::{Material, Stack};
 use crate::store::{self, Record, Store};
 use crate::target::Target;
+use crate::toolchain;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -85,6 +86,8 @@ pub enum Job {
     Stage,
     /// Packs the staged tree.
     Archive,
+    /// Checks that the archive would run elsewhere.
+    Gate,
 }
 
 /// Whether a node has work to do.
@@ -179,7 +182,7 @@ impl<'a> Plan<'a> {
             // Installing packages keeps a core busy; what only downloads does not.
             (Job::Needs(at), _) if step(at).is_some_and(|step| matches!(step.action(), Action::Node(_))) => need(1, memory(at)),
             (Job::Needs(_), _) => need(0, 0),
-            (Job::Archive, _) => total,
+            (Job::Archive | Job::Gate, _) => total,
             _ => need(1, 0),
         }
     }
@@ -282,7 +285,7 @@ impl Nodes<'_, '_> {
                 Some(record) => Todo::Reuse(Some(Box::new(record))),
                 None => Todo::Run(self.why.of(&keys::node_of_step(step))),
             };
-            if has_needs(step) {
+            if has_needs(self.recipe, step) {
                 let run = match &todo {
                     Todo::Run(_) => Todo::Run(format!("for {}", step.name)),
                     _ => Todo::Nothing,
@@ -337,7 +340,7 @@ impl<'a> Plan<'a> {
     pub fn bundle_only(&self) -> Plan<'_> {
         let mut nodes = self.nodes.clone();
         for node in &mut nodes {
-            if !matches!(node.job, Job::Stage | Job::Archive) {
+            if !matches!(node.job, Job::Stage | Job::Archive | Job::Gate) {
                 node.todo = Todo::Nothing;
             }
         }
@@ -345,10 +348,9 @@ impl<'a> Plan<'a> {
     }
 
     /// Adds the nodes that make a bundle of the results, as [`crate::stage::look`] has found them; without `archive` the tree
-    /// is all.
-    pub fn add_bundle(&mut self, stage: Todo, archive: Option<Todo>) {
+    /// is all, without `gate` nobody looks at the archive.
+    pub fn add_bundle(&mut self, stage: Todo, archive: Option<Todo>, gate: Option<Todo>) {
         let collected = self.nodes.iter().enumerate().filter(|(_, node)| node.job == Job::Collect).map(|(at, _)| at).collect();
-        let time = Duration::from_secs(1);
         let bundle = |name: &str, job, after, todo| Node {
             component: None,
             source: None,
@@ -356,19 +358,31 @@ impl<'a> Plan<'a> {
             job,
             after,
             todo,
-            time,
+            time: guess_of_bundle(job),
         };
         self.nodes.push(bundle("stage", Job::Stage, collected, stage));
         let staged = self.nodes.len() - 1;
         if let Some(todo) = archive {
             self.nodes.push(bundle("archive", Job::Archive, vec![staged], todo));
         }
+        if let Some(todo) = gate {
+            self.nodes.push(bundle("gate", Job::Gate, vec![self.nodes.len() - 1], todo));
+        }
     }
 }
 
 /// Whether a kind of step has something to be fetched before it.
-fn has_needs(step: &Step) -> bool {
-    !matches!(step.action(), Action::Autotools(_) | Action::Manual)
+fn has_needs(recipe: &Recipe, step: &Step) -> bool {
+    match step.action() {
+        Action::Autotools(_) => toolchain::zig(recipe).is_some(),
+        Action::Manual => false,
+        Action::Go(_) | Action::Node(_) | Action::Cargo(_) => true,
+    }
+}
+
+/// How long a node of the bundle takes that never ran here.
+fn guess_of_bundle(job: Job) -> Duration {
+    Duration::from_secs(if job == Job::Gate { 15 } else { 1 })
 }
 
 /// How long a node takes that never ran here.
@@ -382,7 +396,7 @@ fn guess(job: Job, recipe: &Recipe) -> Duration {
             Action::Autotools(_) => 30,
             Action::Manual => 1,
         },
-        Job::Fetch | Job::Unpack | Job::Patch | Job::Collect | Job::Stage | Job::Archive => 1,
+        Job::Fetch | Job::Unpack | Job::Patch | Job::Collect | Job::Stage | Job::Archive | Job::Gate => 1,
     };
     Duration::from_secs(secs)
 }

@@ -7,6 +7,7 @@ pub mod lock;
 pub mod recipe;
 
 use crate::error::Kind;
+use dkumonitor_runtime::service::InstallType;
 use lock::{Lock, Origin, Source};
 use recipe::{Recipe, WORKSPACE};
 use std::collections::BTreeSet;
@@ -122,6 +123,15 @@ impl Stack {
         let wanted = |recipe: &&Recipe| only.is_empty() || recipe.source == WORKSPACE || only.contains(&recipe.name);
         Ok(self.recipes.iter().filter(wanted).collect())
     }
+
+    /// The recipes that a type of installation needs: those whose services it runs, what else is made from their sources (pages
+    /// beside a server), and the launcher.
+    pub fn of_type(&self, kind: InstallType) -> Vec<&Recipe> {
+        let runs = |recipe: &&Recipe| recipe.service.as_ref().is_some_and(|service| service.types.contains(&kind));
+        let sources: BTreeSet<&str> = self.recipes.iter().filter(runs).map(|recipe| recipe.source.as_str()).collect();
+        let beside = |recipe: &&Recipe| recipe.service.is_none() && sources.contains(recipe.source.as_str());
+        self.recipes.iter().filter(|recipe| recipe.source == WORKSPACE || runs(recipe) || beside(recipe)).collect()
+    }
 }
 
 fn folder_name(root: &Path) -> String {
@@ -157,6 +167,16 @@ fn read_recipes(folder: &Path) -> anyhow::Result<Vec<Recipe>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_type_of_installation_takes_what_it_runs_and_what_belongs_to_that() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().canonicalize().unwrap();
+        let real = Stack::read(&workspace, &workspace).unwrap();
+        let names = |kind| real.of_type(kind).into_iter().map(|recipe| recipe.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(names(InstallType::Agent), ["collectd", "launcher"]);
+        assert_eq!(names(InstallType::Server), ["carbonapi", "go-carbon", "grafana", "grafana-frontend", "launcher"]);
+        assert_eq!(names(InstallType::All).len(), real.recipes.len());
+    }
 
     /// The miniature programs stand in for the real ones only as long as the launcher runs both in the same way.
     #[test]

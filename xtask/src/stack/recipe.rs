@@ -4,6 +4,7 @@
 //! needs no Rust. Unknown keys are refused with their line, since an option that is silently ignored is a package that is
 //! silently different.
 
+use crate::elf::Version;
 use crate::error::Kind;
 use crate::stack::lock::{is_plain_name, stays_inside};
 use dkumonitor_runtime::service::Service;
@@ -55,6 +56,20 @@ pub struct Toolchain {
     pub node: Option<String>,
     /// The registry's platform package to take where the host's node does not fit.
     pub node_package: Option<NodePackage>,
+    /// On Linux, the C compiler of autotools steps instead of the host's, for the sake of an old glibc.
+    pub zig: Option<Zig>,
+}
+
+/// Zig as a C compiler that links against a glibc of one's choice: the package `ziglang` of the Python registry.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Zig {
+    /// The package's version.
+    pub version: String,
+    /// The glibc that programs are linked against, and the oldest that they then run with.
+    pub glibc: String,
+    /// SHA-256 of the package's wheel by platform: `linux-x64`, `linux-arm64`.
+    pub sha256: BTreeMap<String, String>,
 }
 
 /// Node as an npm package for each platform.
@@ -297,6 +312,15 @@ impl Recipe {
                 problems.push(format!("two steps are named \"{name}\""));
             }
             problems.extend(step_problems(step, &self.toolchain).into_iter().map(|why| format!("step \"{name}\": {why}")));
+        }
+        if let Some(zig) = &self.toolchain.zig {
+            let is_hash = |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if zig.glibc.parse::<Version>().is_err() {
+                problems.push(format!("[toolchain] zig: glibc \"{}\" is no version such as 2.17", zig.glibc));
+            }
+            if zig.sha256.is_empty() || !zig.sha256.values().all(is_hash) {
+                problems.push("[toolchain] zig: sha256 has to give each platform's wheel 64 hexadecimal digits".to_owned());
+            }
         }
         for install in &self.installs {
             problems.extend(install.problem().map(|why| format!("install to \"{}\": {why}", install.to)));

@@ -1,11 +1,12 @@
 //! The bundle's manifest, from the plan and the results.
 
 use super::{Bundle, Piece};
+use crate::elf::Version;
 use crate::error::Kind;
 use crate::fingerprint::{Entry, EntryKind};
 use crate::stack::Material;
 use crate::stack::lock::Origin;
-use dkumonitor_runtime::manifest::{self, Component, FileEntry, FileKind, Manifest, SourceId};
+use dkumonitor_runtime::manifest::{self, Component, FileEntry, FileKind, Manifest, Platform, SourceId};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -14,12 +15,14 @@ use std::path::Path;
 /// # Errors
 /// None that can come about with a plan that was made.
 pub(super) fn head(bundle: &Bundle<'_>, pieces: &[Piece<'_>]) -> Manifest {
+    let floors = pieces.iter().filter_map(|piece| piece.record.glibc.as_ref()?.parse::<Version>().ok());
+    let glibc = floors.max().map(|floor| floor.to_string());
     Manifest {
         schema: manifest::SCHEMA,
         name: "dkumonitor".to_owned(),
         stack: bundle.stack.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        platform: bundle.target.platform(),
+        platform: Platform { glibc, ..bundle.target.platform() },
         components: pieces.iter().map(component).collect(),
         services: pieces.iter().filter_map(|piece| piece.component.recipe.service.clone()).collect(),
         files: Vec::new(),
@@ -94,5 +97,6 @@ fn component(piece: &Piece<'_>) -> Component {
         source,
         patches: recipe.patches.iter().map(patch).collect(),
         toolchain: piece.record.toolchain.clone(),
+        glibc: piece.record.glibc.clone(),
     }
 }

@@ -16,7 +16,7 @@ use crate::archive::Format;
 use crate::dirs::{Dirs, remove_all};
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry, EntryKind};
-use crate::plan::Component;
+use crate::plan::{Component, Todo};
 use crate::progress::{self, Ui};
 use crate::report::{self, Papers, policy::Policy};
 use crate::sign::Signer;
@@ -25,17 +25,41 @@ use crate::store::{Content, Record, Store};
 use crate::target::Target;
 use anyhow::Context as _;
 use dkumonitor_runtime::manifest::{FILE_NAME, SIGNATURE_NAME};
+use dkumonitor_runtime::service::InstallType;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-/// The name of a bundle's folder and archive: the product, the stack unless it is the root's, `partial` where components
-/// were left out, the version.
-pub fn bundle_name(stack: &Stack, partial: bool) -> String {
+/// How much of a stack a bundle has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// What a type of installation needs.
+    Type(InstallType),
+    /// Some components that were named.
+    Partial,
+}
+
+impl Extent {
+    /// Of a bundle of so many components of a stack that was not asked for by a type of installation.
+    pub fn of(components: usize, stack: &Stack) -> Self {
+        if components < stack.recipes.len() { Self::Partial } else { Self::Whole }
+    }
+}
+
+/// The name of a bundle's folder and archive: the product, the stack unless it is the root's, how much of it there is unless
+/// it is all, the version.
+pub fn bundle_name(stack: &Stack, extent: Extent) -> String {
+    let extent = match extent {
+        Extent::Whole => None,
+        Extent::Type(kind) => Some(kind.to_string()),
+        Extent::Partial => Some("partial".to_owned()),
+    };
     let mut name = "dkumonitor".to_owned();
-    for part in stack.name.as_deref().into_iter().chain(partial.then_some("partial")) {
+    for part in stack.name.as_deref().into_iter().chain(extent.as_deref()) {
         name.push('-');
         name.push_str(part);
     }
@@ -202,7 +226,37 @@ impl Bundle<'_> {
     pub fn remember_archive(&self, format: Format, sha256: String) -> anyhow::Result<()> {
         let mut state = self.state();
         state.papers = None;
-        state.archives.insert(format, Archived { sha256, epoch: self.epoch, stamp: self.archive_stamp(format).ok() });
+        let archived = Archived { sha256, epoch: self.epoch, stamp: self.archive_stamp(format).ok(), passed: None };
+        state.archives.insert(format, archived);
+        self.remember(&state)
+    }
+
+    /// Whether the archive of this form, which stands, has passed the gate of this seal.
+    pub fn has_passed(&self, format: Format, seal: &str) -> bool {
+        // What is installed by other means is made from the same tree, and is no archive that the gate could read.
+        let passed = || self.state().archives.get(&format).is_some_and(|archived| archived.passed.as_deref() == Some(seal));
+        !format.is_archive() || passed()
+    }
+
+    /// What is to be done at the gate of this seal, the archives standing so.
+    pub fn gate_todo(&self, archive: &Todo, seal: &str) -> Todo {
+        match archive {
+            _ if !self.formats.iter().any(|format| format.is_archive()) => Todo::Nothing,
+            Todo::Nothing if self.formats.iter().all(|format| self.has_passed(*format, seal)) => Todo::Nothing,
+            Todo::Nothing => Todo::Run("has not passed as it is now".to_owned()),
+            _ => Todo::Run("comes after archive".to_owned()),
+        }
+    }
+
+    /// Remembers that it has.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn remember_passed(&self, format: Format, seal: &str) -> anyhow::Result<()> {
+        let mut state = self.state();
+        if let Some(archived) = state.archives.get_mut(&format) {
+            archived.passed = Some(seal.to_owned());
+        }
         self.remember(&state)
     }
 

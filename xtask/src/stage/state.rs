@@ -33,6 +33,9 @@ pub struct Archived {
     pub epoch: u64,
     /// A hash over the stamps of the archive and the checksum beside it, as they were when last hashed.
     pub stamp: Option<String>,
+    /// The seal of the gate that it has passed ([`crate::gate::Gate::seal`]); none where it has passed none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<String>,
 }
 
 impl State {

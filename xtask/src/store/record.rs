@@ -35,6 +35,9 @@ pub struct Record {
     pub chain: Chain,
     /// The compilers that it was made by, for the bundle's manifest.
     pub toolchain: BTreeMap<String, String>,
+    /// Of a final result: the oldest glibc that it runs with, if it needs any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glibc: Option<String>,
     /// What the nodes cost when they ran: of a step its own, of a final result those of all.
     pub costs: Vec<StepCost>,
     /// The commands that it was made by, for its provenance; none in records of earlier versions.
@@ -115,7 +118,8 @@ impl Record {
     pub fn new(component: &str, slot: impl Into<String>, chain: Chain) -> Self {
         let content = Content::Delta { pack: ObjectRef { sha256: String::new(), size: 0 }, entries: 0 };
         let (toolchain, costs, commands) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { format: FORMAT, component: component.to_owned(), slot: slot.into(), chain, toolchain, costs, commands, content }
+        let component = component.to_owned();
+        Self { format: FORMAT, component, slot: slot.into(), chain, toolchain, glibc: None, costs, commands, content }
     }
 
     /// The record as it is written down: JSON that begins with a hash over the rest.

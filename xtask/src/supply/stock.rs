@@ -87,7 +87,9 @@ fn wanted_parts(recipes: &[&Recipe]) -> BTreeSet<&'static str> {
             Action::Go(_) => &[part::GO],
             Action::Node(_) => &[part::NPM, part::YARN, part::YARN_CLASSIC, part::PACKAGES],
             Action::Cargo(_) => &[part::CARGO],
-            Action::Autotools(_) | Action::Manual => &[],
+            // A compiler, if the recipe pins one.
+            Action::Autotools(_) => &[part::PACKAGES],
+            Action::Manual => &[],
         }
     };
     recipes.iter().flat_map(|recipe| &recipe.steps).flat_map(|step| parts(step.action())).copied().collect()

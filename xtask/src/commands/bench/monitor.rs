@@ -10,7 +10,7 @@ use super::measure::{field, median_of, millis, wait_for};
 use crate::cli;
 use crate::commands::Workshop;
 use crate::progress::bytes;
-use crate::stage;
+use crate::stage::{self, Extent};
 use anyhow::Context as _;
 use points::{Account, Load};
 use std::net::{TcpListener, UdpSocket};
@@ -60,7 +60,8 @@ fn bundle(args: &cli::Bench) -> anyhow::Result<PathBuf> {
         Some(tree) => tree.clone(),
         None => {
             let workshop = Workshop::open(&args.common, args.dist_dir.as_deref())?;
-            workshop.dirs.tree(&stage::bundle_name(&workshop.stack, !args.common.only.is_empty()))
+            let components = workshop.stack.select(&args.common.only)?.len();
+            workshop.dirs.tree(&stage::bundle_name(&workshop.stack, Extent::of(components, &workshop.stack)))
         }
     };
     let tree = tree

@@ -1,0 +1,151 @@
+//! Reads an archive again, member by member, as whoever unpacks it would: what the gate and the comparison of two builds look at.
+//!
+//! Promises: members come in the archive's own order and as they stand there, modes and owners included; nothing is written
+//! anywhere. What is looked at of each is done on all cores while the next ones are read. A damaged archive is an error.
+
+use crate::error::{Kind, WithKind as _};
+use crate::{host, unpack};
+use anyhow::Context as _;
+use std::io::Read;
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
+use tar::EntryType;
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, as it stands in the archive; that of a folder may end in a slash.
+    pub name: String,
+    /// What it is.
+    pub kind: MemberKind,
+    /// Permission bits, with set-uid, set-gid and sticky.
+    pub mode: u32,
+    /// The numbers of user and group.
+    pub owner: (u64, u64),
+    /// The names of user and group, usually empty.
+    pub owner_names: (String, String),
+    /// Seconds since 1970.
+    pub mtime: u64,
+}
+
+/// What a member is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberKind {
+    /// A folder.
+    Folder,
+    /// A regular file of so many bytes.
+    File(u64),
+    /// A symbolic link, and what it points at.
+    Link(String),
+    /// Anything else, in words.
+    Other(String),
+}
+
+/// Reads all members; `look` is given each with its content (empty for all but files), on any core and in any order.
+///
+/// # Errors
+/// [`Kind::Integrity`] when it is no archive that can be read to its end.
+pub fn each<T: Send>(archive: &Path, look: impl Fn(&Member, &[u8]) -> T + Sync) -> anyhow::Result<Vec<(Member, T)>> {
+    let workers = host::cores().max(1);
+    let (sender, receiver) = sync_channel::<(usize, Member, Vec<u8>)>(workers);
+    let (receiver, done) = (Mutex::new(receiver), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok((at, member, content)) = next else { return };
+            let seen = look(&member, &content);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((at, member, seen));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+        // Dropped at the end, by which the workers know that nothing more comes.
+        let sender = sender;
+        members(archive, |at, member, content| sender.send((at, member, content)).is_ok())
+    })
+    .kind(Kind::Integrity, || format!("cannot read {}", archive.display()))?;
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(at, ..)| *at);
+    Ok(done.into_iter().map(|(_, member, seen)| (member, seen)).collect())
+}
+
+/// The content of the first file of this name.
+///
+/// # Errors
+/// As [`each`]; also when there is none.
+pub fn one(archive: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
+    let mut found = None;
+    let read = members(archive, |_, member, content| {
+        let is_it = member.name == name;
+        if is_it {
+            found = Some(content);
+        }
+        !is_it
+    });
+    read.kind(Kind::Integrity, || format!("cannot read {}", archive.display()))?;
+    found.ok_or_else(|| Kind::Integrity.error(format!("{} has no {name}", archive.display())))
+}
+
+/// Gives each member until nobody wants more.
+fn members(archive: &Path, mut take: impl FnMut(usize, Member, Vec<u8>) -> bool) -> anyhow::Result<()> {
+    let mut tar = tar::Archive::new(stream(archive)?);
+    for (at, entry) in tar.entries()?.enumerate() {
+        let mut entry = entry?;
+        let header = entry.header();
+        let kind = match header.entry_type() {
+            EntryType::Directory => MemberKind::Folder,
+            EntryType::Regular | EntryType::Continuous => MemberKind::File(entry.size()),
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().unwrap_or_default();
+                MemberKind::Link(String::from_utf8_lossy(&target).into_owned())
+            }
+            EntryType::Link => MemberKind::Other("a hard link".to_owned()),
+            EntryType::Char | EntryType::Block => MemberKind::Other("a device".to_owned()),
+            EntryType::Fifo => MemberKind::Other("a pipe".to_owned()),
+            other => MemberKind::Other(format!("of the unknown type {:?}", char::from(other.as_byte()))),
+        };
+        let name = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let member = Member {
+            mode: header.mode()?,
+            owner: (header.uid()?, header.gid()?),
+            owner_names: (name(header.username_bytes()), name(header.groupname_bytes())),
+            mtime: header.mtime()?,
+            name: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
+            kind,
+        };
+        let mut content = Vec::new();
+        if let MemberKind::File(size) = member.kind {
+            let cannot = || format!("cannot read {} in it", member.name);
+            entry.read_to_end(&mut content).with_context(cannot)?;
+            anyhow::ensure!(content.len() as u64 == size, "{}: it is cut short", cannot());
+        }
+        if !take(at, member, content) {
+            return Ok(());
+        }
+    }
+    // The checksum of the last block stands behind the tar's own end.
+    let mut rest = tar.into_inner();
+    std::io::copy(&mut rest, &mut std::io::sink())?;
+    Ok(())
+}
+
+/// The plain tar.
+#[cfg(feature = "zstd")]
+fn stream(archive: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+    if archive.extension().is_some_and(|ending| ending == "zst") {
+        return Ok(Box::new(zstd::Decoder::new(std::fs::File::open(archive)?)?));
+    }
+    unpack::stream(archive)
+}
+
+/// The plain tar.
+#[cfg(not(feature = "zstd"))]
+fn stream(archive: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+    if archive.extension().is_some_and(|ending| ending == "zst") {
+        anyhow::bail!("this program was compiled without zstd: `cargo run --package xtask --features zstd -- …`");
+    }
+    unpack::stream(archive)
+}

@@ -1,0 +1,489 @@
+//! Uses a bundle as a person would: installs, starts, asks, stops, updates, and looks what is left.
+//!
+//! Runs in the second process ([`super`]), as somebody without rights, and knows no service by heart but those that the installer
+//! itself knows: where carbon and carbonapi are there, a metric goes in by the one and comes back by the other. Every wait ends.
+
+use super::dashboards::Dashboard;
+use super::{Fault, Line, Surroundings, http};
+use dkumonitor_runtime::home::Home;
+use dkumonitor_runtime::install::plan::parts::components;
+use dkumonitor_runtime::manifest::Manifest;
+use dkumonitor_runtime::service::{InstallType, Protocol, Service};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a metric may be under way, or a process take to be gone, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// No command of the launcher takes longer: a first start of Grafana makes a database.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Between two looks at something that is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How many lines of a log are told.
+const TAIL: usize = 12;
+
+/// The metric that goes in and comes back.
+const METRIC: &str = "dkumonitor.gate.value";
+
+type Outcome<T> = Result<T, Fault>;
+
+/// Does everything; gives the exit status.
+pub fn run(bundle: &str, around: &Surroundings) -> i32 {
+    around.lacks.iter().for_each(|what| tell(&Line::Lacks(what.clone())));
+    let place = &around.place;
+    let trial = Trial {
+        around,
+        bundle: place.join(bundle),
+        data: place.join("somebody else/data"),
+        home: place.join("somebody else/home"),
+    };
+    match trial.run() {
+        Ok(()) => 0,
+        Err(fault) => {
+            tell(&Line::Failed(fault));
+            // What still runs would go on for ever where there is no namespace that ends with this process.
+            let _ = trial.dkm(&["shutdown"]);
+            1
+        }
+    }
+}
+
+fn tell(line: &Line) {
+    // Were nobody listening any more, nobody would want to know.
+    let _ = serde_json::to_string(line).map(|text| writeln!(std::io::stdout().lock(), "{text}"));
+}
+
+fn doing(what: &str) {
+    tell(&Line::Doing(what.to_owned()));
+}
+
+fn did(what: impl Into<String>) {
+    tell(&Line::Did(what.into()));
+}
+
+fn fault(what: impl Into<String>) -> Fault {
+    Fault { what: what.into(), ..Fault::default() }
+}
+
+/// A failure of our own, not of the bundle's.
+fn cannot<T>(result: std::io::Result<T>, what: &str) -> Outcome<T> {
+    result.map_err(|error| fault(format!("cannot {what}: {error}")))
+}
+
+struct Trial<'a> {
+    around: &'a Surroundings,
+    bundle: PathBuf,
+    data: PathBuf,
+    home: PathBuf,
+}
+
+/// What is installed.
+struct Installed {
+    kind: InstallType,
+    services: Vec<Service>,
+    password: Option<String>,
+    /// Of an agent: what stands in for the carbon that it sends to.
+    listener: Option<Receiver<String>>,
+}
+
+impl Installed {
+    fn has(&self, name: &str) -> bool {
+        self.services.iter().any(|service| service.name == name)
+    }
+
+    /// The number of a port by what it is for, if a service listens on it by this protocol.
+    fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        let mut ports = self.services.iter().flat_map(|service| &service.ports);
+        ports.find(|port| port.name == name && port.protocols.contains(&protocol))?.number().ok()
+    }
+}
+
+impl Trial<'_> {
+    fn run(&self) -> Outcome<()> {
+        cannot(fs::create_dir(&self.home), "make a home")?;
+        let manifest = Manifest::read(&self.bundle).map_err(|error| fault(format!("{error:#}")))?;
+        if !self.bundle.join("installer").exists() {
+            did("nothing of it can be installed: it has no launcher");
+            return Ok(());
+        }
+        let Some(kind) = widest(&manifest) else {
+            self.launcher(&self.bundle.join("installer"), &["--version"])?;
+            did("its launcher starts; nothing of it can be installed, since every type of installation lacks a component");
+            return self.nothing_is_left();
+        };
+        let installed = self.install(kind)?;
+        self.start(&installed)?;
+        self.measure(&installed)?;
+        self.dashboards(&installed)?;
+        self.stop(&installed)?;
+        self.update()?;
+        self.start_again(&installed)?;
+        self.launcher(&self.data.join("bin/dkm"), &["shutdown"]).map_err(|why| self.about_services(why))?;
+        self.nothing_is_left()
+    }
+
+    fn install(&self, kind: InstallType) -> Outcome<Installed> {
+        doing(&format!("installing it as {kind}"));
+        let port = free_ports()?;
+        let listener = if kind == InstallType::Agent { Some(listen(port + 1)?) } else { None };
+        let (port_text, kind_text, data) = (port.to_string(), kind.to_string(), self.data.to_string_lossy().into_owned());
+        let mut words = vec!["--data-dir", &data, "--port", &port_text, "--type", &kind_text, "--interval", "1", "--json"];
+        if kind == InstallType::Agent {
+            words.extend(["--carbon-server", "127.0.0.1"]);
+        }
+        let text = self.launcher(&self.bundle.join("installer"), &words)?;
+        let said: Value = serde_json::from_str(&text).map_err(|error| fault(format!("`installer --json`: {error}: {text}")))?;
+        let services = Home::open(&self.data).and_then(|home| home.services()).map_err(|error| fault(format!("{error:#}")))?;
+        let password = said["grafana-password"].as_str().map(str::to_owned);
+        Ok(Installed { kind, services, password, listener })
+    }
+
+    fn start(&self, installed: &Installed) -> Outcome<()> {
+        doing("starting the services");
+        self.launcher(&self.data.join("bin/dkm"), &["start"]).map_err(|why| self.about_services(why))?;
+        self.probe(installed)?;
+        let names: Vec<&str> = installed.services.iter().map(|service| service.name.as_str()).collect();
+        did(format!("installed as {}, {} services probed: {}", installed.kind, names.len(), names.join(", ")));
+        Ok(())
+    }
+
+    /// Every service says that it is ready, and listens where it should.
+    fn probe(&self, installed: &Installed) -> Outcome<()> {
+        let text = self.dkm(&["status", "--json"])?.1;
+        let states: Vec<Value> =
+            serde_json::from_str(&text).map_err(|error| fault(format!("`dkm status`: {error}: {text}")))?;
+        for service in &installed.services {
+            let state = states.iter().find(|state| state["name"] == *service.name).map(|state| &state["state"]);
+            if state.and_then(Value::as_str) != Some("running") {
+                return Err(self.about(&service.name, format!("is not running: {}", state.unwrap_or(&Value::Null))));
+            }
+            for port in service.ports.iter().filter(|port| port.protocols.contains(&Protocol::Tcp)) {
+                let number = port.number().map_err(|error| fault(format!("{error:#}")))?;
+                if !answers(number) {
+                    return Err(self.about(&service.name, format!("does not listen on its port {number} ({})", port.name)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A metric goes in by carbon and comes back by carbonapi; an agent's goes to whom it was told to send to.
+    fn measure(&self, installed: &Installed) -> Outcome<()> {
+        if let Some(listener) = &installed.listener {
+            doing("waiting for what the agent measures");
+            let deadline = Instant::now() + PATIENCE;
+            while let Ok(line) = listener.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                if line.starts_with("collectd.") {
+                    did(format!("the agent sends what it measures, such as {}", line.split(' ').next().unwrap_or_default()));
+                    return Ok(());
+                }
+            }
+            return Err(self.about("collectd", "sends nothing to the server that it was told".to_owned()));
+        }
+        let Some(carbonapi) = installed.port("carbonapi", Protocol::Tcp) else { return Ok(()) };
+        let mut sent = Vec::new();
+        for (protocol, name, value) in [(Protocol::Tcp, "tcp", 41.5), (Protocol::Udp, "udp", 42.5)] {
+            let Some(carbon) = installed.port("carbon", protocol) else { continue };
+            doing(&format!("sending a metric by {name}"));
+            let line = format!("{METRIC}.{name} {value} {}\n", now());
+            send(protocol, carbon, &line)
+                .map_err(|error| self.about("go-carbon", format!("takes no metric by {name}: {error}")))?;
+            self.wait_for_value(carbonapi, &format!("{METRIC}.{name}"), value)?;
+            sent.push(name);
+        }
+        if installed.has("collectd") {
+            doing("waiting for what collectd measures");
+            let target = "collectd.*.load.load.shortterm";
+            let found = wait(PATIENCE, || (!values(carbonapi, target).is_empty()).then_some(()));
+            found.ok_or_else(|| self.about("collectd", format!("{target} has no values after {} s", PATIENCE.as_secs())))?;
+        }
+        did(format!("a metric sent by {} and read back through carbonapi", sent.join(" and ")));
+        Ok(())
+    }
+
+    fn wait_for_value(&self, carbonapi: u16, target: &str, value: f64) -> Outcome<()> {
+        let found = wait(PATIENCE, || values(carbonapi, target).contains(&value).then_some(()));
+        found.ok_or_else(|| {
+            self.about(
+                "carbonapi",
+                format!("{target} was sent to carbon, and after {} s is not to be read", PATIENCE.as_secs()),
+            )
+        })
+    }
+
+    /// Each query of each dashboard is answered; through Grafana where there is one, as its pages would ask.
+    fn dashboards(&self, installed: &Installed) -> Outcome<()> {
+        let Some(carbonapi) = installed.port("carbonapi", Protocol::Tcp) else { return Ok(()) };
+        let folder = self.data.join("conf/dashboards");
+        let mut files: Vec<PathBuf> = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
+        files.sort();
+        if files.is_empty() {
+            return Ok(());
+        }
+        let (port, prefix, person) = match (installed.port("grafana", Protocol::Tcp), &installed.password) {
+            (Some(port), Some(password)) => (port, "/api/datasources/proxy/uid/dkumonitor", Some(("admin", password.as_str()))),
+            _ => (carbonapi, "", None),
+        };
+        let (mut asked, mut with_data) = (0, 0);
+        for file in &files {
+            let shown = file.file_name().unwrap_or_default().to_string_lossy();
+            let text = cannot(fs::read_to_string(file), &format!("read {shown}"))?;
+            let dashboard = Dashboard::parse(&text).map_err(|why| fault(format!("the dashboard {shown}: {why}")))?;
+            doing(&format!("asking what the dashboard \"{}\" asks", dashboard.title));
+            for target in &dashboard.targets {
+                let path = format!("{prefix}/render?format=json&from=-5min&until=now&target={}", http::encoded(target));
+                let answer = http::get(port, &path, person);
+                let wrong = |why: String| {
+                    let service = if prefix.is_empty() { "carbonapi" } else { "grafana" };
+                    self.about(
+                        service,
+                        format!("does not answer a query of the dashboard \"{}\": {target}: {why}", dashboard.title),
+                    )
+                };
+                let series = match answer {
+                    Ok((200, body)) => serde_json::from_str::<Vec<Value>>(&body).map_err(|_| wrong(short(&body)))?,
+                    Ok((status, body)) => return Err(wrong(format!("{status} {}", short(&body)))),
+                    Err(error) => return Err(wrong(format!("{error:#}"))),
+                };
+                asked += 1;
+                with_data += usize::from(series.iter().any(has_values));
+            }
+        }
+        if with_data == 0 && asked > 0 && installed.has("collectd") {
+            return Err(self.about("carbonapi", format!("none of the {asked} queries of the dashboards is answered with data")));
+        }
+        let way = if prefix.is_empty() { "" } else { " through Grafana" };
+        did(format!("{} dashboards, {asked} queries asked{way}, {with_data} of them with data so far", files.len()));
+        Ok(())
+    }
+
+    fn stop(&self, installed: &Installed) -> Outcome<()> {
+        doing("stopping the services");
+        self.launcher(&self.data.join("bin/dkm"), &["stop"]).map_err(|why| self.about_services(why))?;
+        for service in &installed.services {
+            for port in service.ports.iter().filter(|port| port.protocols.contains(&Protocol::Tcp)) {
+                if port.number().is_ok_and(answers) {
+                    return Err(self.about(&service.name, format!("was stopped, and still answers on port {}", port.port)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn update(&self) -> Outcome<()> {
+        doing("updating it over itself");
+        let data = self.data.to_string_lossy().into_owned();
+        self.launcher(&self.bundle.join("installer"), &["--update", "--yes", "--data-dir", &data]).map(drop)
+    }
+
+    fn start_again(&self, installed: &Installed) -> Outcome<()> {
+        doing("starting the services again");
+        self.launcher(&self.data.join("bin/dkm"), &["start"]).map_err(|why| self.about_services(why))?;
+        self.probe(installed)?;
+        if let (Some(carbonapi), Some(_)) =
+            (installed.port("carbonapi", Protocol::Tcp), installed.port("carbon", Protocol::Tcp))
+        {
+            self.wait_for_value(carbonapi, &format!("{METRIC}.tcp"), 41.5)?;
+        }
+        did("stopped, updated over itself, started again with what it knew");
+        Ok(())
+    }
+
+    /// No process, no file outside of the data folder, and the bundle as it was.
+    fn nothing_is_left(&self) -> Outcome<()> {
+        doing("looking for what was left behind");
+        let gone = wait(Duration::from_secs(10), || self.processes().is_empty().then_some(()));
+        if gone.is_none() {
+            return Err(fault(format!("processes were left behind: {}", self.processes().join("; "))));
+        }
+        let own = self.around.place.file_name();
+        let mut left = Vec::new();
+        for folder in self.around.fresh.iter().chain([&self.home]) {
+            let entries = folder.read_dir().into_iter().flatten().flatten();
+            left.extend(
+                entries.filter(|entry| Some(&*entry.file_name()) != own).map(|entry| entry.path().display().to_string()),
+            );
+        }
+        if !left.is_empty() {
+            return Err(fault(format!("files were left outside of the data folder: {}", left.join(", "))));
+        }
+        self.launcher(&self.bundle.join("bin/dkmadmin"), &["verify"])?;
+        did("nothing left behind, and the bundle as it was");
+        Ok(())
+    }
+
+    /// What runs beside this process: everything in a namespace of its own, else what names the trial's folder.
+    fn processes(&self) -> Vec<String> {
+        let own = std::process::id();
+        let place = self.around.place.to_string_lossy().into_owned();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(id) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            // Without words it has ended, and waits to be taken by the first process.
+            if id == own || id == 1 || words.is_empty() {
+                continue;
+            }
+            let folder = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+            if self.around.alone || words.contains(&place) || folder.starts_with(&self.around.place) {
+                found.push(format!("{id} {}", words.trim()));
+            }
+        }
+        found
+    }
+
+    /// Runs a program of the launcher that has to end well; what it printed.
+    fn launcher(&self, program: &Path, words: &[&str]) -> Outcome<String> {
+        let (good, text) = self.command(program, words)?;
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        if good { Ok(text) } else { Err(fault(format!("`{name} {}` fails: {}", words.join(" "), text.trim()))) }
+    }
+
+    fn dkm(&self, words: &[&str]) -> Outcome<(bool, String)> {
+        self.command(&self.data.join("bin/dkm"), words)
+    }
+
+    /// Runs a program to its end: whether that was good, and what it printed.
+    fn command(&self, program: &Path, words: &[&str]) -> Outcome<(bool, String)> {
+        let said = self.data.with_file_name("said");
+        let name = program.display();
+        let start = || -> std::io::Result<_> {
+            // A file, because a daemon that keeps a pipe open would never let it end.
+            let file = File::create(&said)?;
+            let mut command = Command::new(program);
+            command.args(words).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", &self.home);
+            command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+            command.current_dir(&self.home).spawn()
+        };
+        let mut child = start().map_err(|error| fault(format!("{name} cannot be started: {error}")))?;
+        let deadline = Instant::now() + COMMAND_PATIENCE;
+        let status = loop {
+            if let Some(status) = cannot(child.try_wait(), "wait for a program")? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                return Err(fault(format!("{name} {} does not end", words.join(" "))));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        Ok((status.success(), String::from_utf8_lossy(&fs::read(&said).unwrap_or_default()).into_owned()))
+    }
+
+    /// A failure of a service, with its log.
+    fn about(&self, service: &str, what: String) -> Fault {
+        let log = self.data.join("run/log").join(format!("{service}.log"));
+        let text = fs::read(&log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| (*line).to_owned()).collect();
+        let log = log.is_file().then(|| log.strip_prefix(&self.around.place).unwrap_or(&log).to_owned());
+        Fault { what, service: Some(service.to_owned()), log, tail }
+    }
+
+    /// A failure of `dkm`, blamed on the service that it is about: the first one that should run and does not.
+    fn about_services(&self, why: Fault) -> Fault {
+        let states = self.dkm(&["status", "--json"]).map(|(_, text)| text).unwrap_or_default();
+        let states: Vec<Value> = serde_json::from_str(&states).unwrap_or_default();
+        // One that only waits is not to blame.
+        let is_ill = |state: &&Value| !["running", "waiting", "stopped"].iter().any(|good| state["state"] == *good);
+        let Some(ill) = states.iter().find(is_ill) else { return why };
+        let reason = ill["reason"].as_str().map_or_else(String::new, |reason| format!(" ({reason})"));
+        let state = ill["state"].as_str().unwrap_or_default();
+        let first = why.what.lines().next().unwrap_or_default();
+        let command = first.split(" fails: ").next().unwrap_or_default();
+        self.about(ill["name"].as_str().unwrap_or_default(), format!("is {state}{reason} after {command}"))
+    }
+}
+
+/// The type of installation that uses most of what the bundle has; none where none has all its components.
+fn widest(manifest: &Manifest) -> Option<InstallType> {
+    use InstallType::{Agent, All, Backend, BackendAgent, Server};
+    let has = |name: &&str| manifest.services.iter().any(|service| service.name == **name);
+    [All, Server, BackendAgent, Backend, Agent].into_iter().find(|kind| components(*kind).iter().all(has))
+}
+
+/// The first of four ports in a row that nobody has.
+fn free_ports() -> Outcome<u16> {
+    let four = || {
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?.local_addr().ok()?.port();
+        let free = |port| {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+        };
+        (first..=first.checked_add(3)?).all(free).then_some(first)
+    };
+    wait(PATIENCE, four).ok_or_else(|| fault("there are no four free ports in a row"))
+}
+
+/// Listens as a carbon would; the lines that come.
+fn listen(port: u16) -> Outcome<Receiver<String>> {
+    let listener = cannot(TcpListener::bind((Ipv4Addr::LOCALHOST, port)), "listen")?;
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                // The trial may be over before the agent is.
+                let _ = BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| sender.send(line));
+            });
+        }
+    });
+    Ok(lines)
+}
+
+fn answers(port: u16) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Duration::from_secs(5)).is_ok()
+}
+
+fn send(protocol: Protocol, port: u16, line: &str) -> std::io::Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    match protocol {
+        Protocol::Tcp => TcpStream::connect(address)?.write_all(line.as_bytes()),
+        Protocol::Udp => UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.send_to(line.as_bytes(), address).map(drop),
+    }
+}
+
+/// The values that carbonapi has for a target, missing ones left out.
+fn values(carbonapi: u16, target: &str) -> Vec<f64> {
+    let path = format!("/render?format=json&from=-10min&until=now&target={}", http::encoded(target));
+    let Ok((200, body)) = http::get(carbonapi, &path, None) else { return Vec::new() };
+    let series: Vec<Value> = serde_json::from_str(&body).unwrap_or_default();
+    let points = series.iter().flat_map(|one| one["datapoints"].as_array().into_iter().flatten());
+    points.filter_map(|point| point[0].as_f64()).collect()
+}
+
+fn has_values(series: &Value) -> bool {
+    series["datapoints"].as_array().into_iter().flatten().any(|point| point[0].is_number())
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// What `look` finds before the time is over.
+fn wait<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() > deadline {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}

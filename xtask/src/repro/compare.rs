@@ -1,0 +1,159 @@
+//! Two archives, member by member.
+
+use super::reason::{self, Sides};
+use crate::archive::read::{self, Member, MemberKind};
+use crate::fingerprint;
+use anyhow::Context as _;
+use dkumonitor_runtime::manifest;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// How two archives compare.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Members that differ, with how, in the archives' order; the manifest last, since it tells of all others.
+    pub different: Vec<(String, String)>,
+    /// Why, of the first of them: line by line.
+    pub reasons: Vec<String>,
+    /// How many members there are.
+    pub members: usize,
+}
+
+impl Comparison {
+    /// Whether they are the same, byte by byte.
+    pub fn is_same(&self) -> bool {
+        self.different.is_empty() && self.reasons.is_empty()
+    }
+
+    /// Whether this member differs, or anything below it.
+    pub fn differs(&self, path: &str) -> bool {
+        self.different
+            .iter()
+            .any(|(name, _)| name.split_once('/').is_some_and(|(_, inner)| inner.trim_end_matches('/') == path))
+    }
+}
+
+/// Compares two archives.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn compare(one: &Path, other: &Path, sides: &Sides) -> anyhow::Result<Comparison> {
+    let look = |_: &Member, content: &[u8]| fingerprint::hex(&Sha256::digest(content));
+    let (first, second) = (read::each(one, look)?, read::each(other, look)?);
+    let mut comparison = Comparison { members: first.len(), ..Comparison::default() };
+    let by_name = |members: &[(Member, String)]| -> BTreeMap<String, (Member, String)> {
+        members.iter().map(|found| (found.0.name.clone(), found.clone())).collect()
+    };
+    let (here, there) = (by_name(&first), by_name(&second));
+    let names: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+    for name in names {
+        if let Some(how) = difference(here.get(name), there.get(name)) {
+            comparison.different.push((name.clone(), how));
+        }
+    }
+    let is_manifest = |name: &str| name.split_once('/').is_some_and(|(_, inner)| inner == manifest::FILE_NAME);
+    comparison.different.sort_by_key(|(name, _)| is_manifest(name));
+    if let Some((name, _)) = comparison.different.first() {
+        let is_file = |members: &BTreeMap<String, (Member, String)>| {
+            members.get(name).is_some_and(|(member, _)| matches!(member.kind, MemberKind::File(_)))
+        };
+        if is_file(&here) && is_file(&there) {
+            comparison.reasons = reason::of(&read::one(one, name)?, &read::one(other, name)?, name, sides);
+        }
+    } else if first.iter().map(|(member, _)| &member.name).ne(second.iter().map(|(member, _)| &member.name)) {
+        comparison.reasons.push("the same members stand in another order".to_owned());
+    } else {
+        let bytes = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let (a, b) = (bytes(one)?, bytes(other)?);
+        if a != b {
+            comparison.reasons.push("all members are the same, and packed differently".to_owned());
+            comparison.reasons.extend(reason::of_packing(&a, &b));
+        }
+    }
+    Ok(comparison)
+}
+
+/// How a member differs from the one of the same name, without a look at its content.
+fn difference(here: Option<&(Member, String)>, there: Option<&(Member, String)>) -> Option<String> {
+    let ((one, one_hash), (other, other_hash)) = match (here, there) {
+        (Some(here), Some(there)) => (here, there),
+        (Some(_), None) => return Some("is in the first only".to_owned()),
+        (None, Some(_)) => return Some("is in the second only".to_owned()),
+        (None, None) => return None,
+    };
+    let mut how = Vec::new();
+    match (&one.kind, &other.kind) {
+        (MemberKind::File(_), MemberKind::File(_)) if one_hash == other_hash => {}
+        (MemberKind::File(one), MemberKind::File(other)) if one == other => how.push("content".to_owned()),
+        (MemberKind::File(one), MemberKind::File(other)) => how.push(format!("content, {one} and {other} bytes")),
+        (one, other) if one == other => {}
+        (MemberKind::Link(one), MemberKind::Link(other)) => how.push(format!("target, {one} and {other}")),
+        _ => how.push("kind".to_owned()),
+    }
+    if one.mode != other.mode {
+        how.push(format!("mode, {:04o} and {:04o}", one.mode, other.mode));
+    }
+    if one.mtime != other.mtime {
+        how.push(format!("time, {} and {}", one.mtime, other.mtime));
+    }
+    if (one.owner, &one.owner_names) != (other.owner, &other.owner_names) {
+        how.push("owner".to_owned());
+    }
+    (!how.is_empty()).then(|| how.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, GzBuilder};
+
+    fn archive(path: &Path, members: &[(&str, &str, u32)], level: u32, gz_time: u32) {
+        let packer = GzBuilder::new().mtime(gz_time).write(std::fs::File::create(path).unwrap(), Compression::new(level));
+        let mut tar = tar::Builder::new(packer);
+        for (name, content, mode) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(*mode);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(1);
+            header.set_cksum();
+            tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap();
+    }
+
+    fn compared(one: &[(&str, &str, u32)], other: &[(&str, &str, u32)]) -> Comparison {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a.tar.gz"), folder.path().join("b.tar.gz"));
+        archive(&a, one, 6, 0);
+        archive(&b, other, 6, 0);
+        compare(&a, &b, &Sides::default()).unwrap()
+    }
+
+    #[test]
+    fn the_first_member_that_differs_is_named_and_the_manifest_comes_last() {
+        let same = [("x/a", "one", 0o644), ("x/manifest.json", "{}", 0o644)];
+        assert!(compared(&same, &same).is_same());
+        let other = [("x/a", "one", 0o644), ("x/manifest.json", "{1}", 0o644), ("x/z", "only here", 0o644)];
+        let found = compared(&same, &other);
+        assert_eq!(found.different[0], ("x/z".to_owned(), "is in the second only".to_owned()));
+        assert!(found.different[1].0 == "x/manifest.json" && found.differs("z") && !found.differs("a"));
+        let other = [("x/a", "two", 0o755), ("x/manifest.json", "{}", 0o644)];
+        let found = compared(&same, &other);
+        assert_eq!(found.different, [("x/a".to_owned(), "content; mode, 0644 and 0755".to_owned())]);
+        assert_eq!(found.reasons, ["line 1: \"one\" and \"two\""]);
+    }
+
+    #[test]
+    fn archives_that_are_only_packed_differently_are_not_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a.tar.gz"), folder.path().join("b.tar.gz"));
+        archive(&a, &[("x/a", "one", 0o644)], 6, 0);
+        archive(&b, &[("x/a", "one", 0o644)], 6, 1_700_000_000);
+        let found = compare(&a, &b, &Sides::default()).unwrap();
+        assert!(!found.is_same() && found.different.is_empty());
+        assert!(found.reasons[1].contains("gzip") && found.reasons[1].contains("2023"), "{:?}", found.reasons);
+    }
+}

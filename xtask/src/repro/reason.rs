@@ -1,0 +1,259 @@
+//! Why two files that should be the same are not, as far as their bytes tell.
+
+use crate::gate::{Mark, find_traces};
+use jiff::Timestamp;
+use object::read::elf::{ElfFile64, FileHeader};
+use object::{Endianness, Object as _, ObjectSection as _};
+use std::path::Path;
+
+/// Times from 2000 on, in seconds since 1970, look like times.
+const OLDEST: i64 = 946_684_800;
+
+/// No more of a line is shown, in characters.
+const SHOWN: usize = 160;
+
+/// What is known of the two builds: what each would leave of its own places.
+#[derive(Default)]
+pub struct Sides {
+    /// Of the first.
+    pub one: Vec<Mark>,
+    /// Of the second.
+    pub other: Vec<Mark>,
+}
+
+/// The reasons, line by line; never none.
+pub fn of(one: &[u8], other: &[u8], name: &str, sides: &Sides) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for (which, content, marks) in [("first", one, &sides.one), ("second", other, &sides.other)] {
+        let traces = find_traces(content, marks);
+        reasons.extend(traces.iter().map(|trace| format!("the {which} names {}: \"{}\"", trace.what, cut(&trace.text))));
+    }
+    let looked = of_text(one, other).or_else(|| of_elf(one, other)).or_else(|| of_gzip(one, other));
+    reasons.extend(looked.unwrap_or_else(|| of_bytes(one, other)));
+    reasons.extend(diffoscope(one, other, name));
+    reasons
+}
+
+/// Why two archives of the same members are not the same.
+pub fn of_packing(one: &[u8], other: &[u8]) -> Vec<String> {
+    of_gzip_header(one, other).map_or_else(|| of_bytes(one, other), |reason| vec![reason])
+}
+
+fn cut(text: &str) -> String {
+    let short: String = text.chars().take(SHOWN).collect();
+    if short.len() < text.len() { short + "…" } else { short }
+}
+
+/// The first line that differs, and what looks like a time in it.
+fn of_text(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
+    let (one, other) = (std::str::from_utf8(one).ok()?, std::str::from_utf8(other).ok()?);
+    if one.contains('\0') || other.contains('\0') {
+        return None;
+    }
+    let (mut lines, mut others) = (one.lines(), other.lines());
+    for number in 1.. {
+        return Some(match (lines.next(), others.next()) {
+            (None, None) => vec!["the lines are the same, and end differently".to_owned()],
+            (Some(a), Some(b)) if a == b => continue,
+            (Some(a), Some(b)) => {
+                // Of a line as long as a program the part around the difference is what matters.
+                let from = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count().saturating_sub(40);
+                let part = |line: &str| cut(&String::from_utf8_lossy(&line.as_bytes()[from.min(line.len())..]));
+                let mut reasons = vec![format!("line {number}: \"{}\" and \"{}\"", part(a), part(b))];
+                reasons.extend(times(a, b));
+                reasons
+            }
+            (a, _) => vec![format!("the {} ends after line {}", if a.is_none() { "first" } else { "second" }, number - 1)],
+        });
+    }
+    None
+}
+
+/// Whether two lines differ in a number that is a time.
+fn times(one: &str, other: &str) -> Option<String> {
+    let numbers = |line: &str| -> Vec<i64> {
+        line.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+    };
+    let (a, b) = numbers(one).into_iter().zip(numbers(other)).find(|(a, b)| a != b)?;
+    let now = Timestamp::now().as_second();
+    let scale = |number: i64| {
+        [1, 1_000, 1_000_000, 1_000_000_000].into_iter().find(|unit| (OLDEST..=now + 1).contains(&(number / unit)))
+    };
+    let (unit, other_unit) = (scale(a)?, scale(b)?);
+    let time = |number: i64| Timestamp::from_second(number / unit).map_or_else(|_| number.to_string(), |time| time.to_string());
+    (unit == other_unit).then(|| format!("these are times: {} and {}", time(a), time(b)))
+}
+
+/// The sections that differ, and where the first of them does.
+fn of_elf(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
+    use object::elf::FileHeader64;
+    let parse = |data| ElfFile64::<Endianness>::parse(data).ok();
+    let (a, b) = (parse(one)?, parse(other)?);
+    // Another machine or kind would be another program altogether.
+    let head = |file: &ElfFile64<'_, Endianness>| {
+        let header: &FileHeader64<Endianness> = file.elf_header();
+        (header.e_machine(file.endian()).0, header.e_type(file.endian()).0)
+    };
+    let mut reasons = Vec::new();
+    if head(&a) != head(&b) {
+        reasons.push("they are programs of different kinds or for different machines".to_owned());
+    }
+    let mut different = Vec::new();
+    let mut first = None;
+    for section in a.sections() {
+        let name = section.name().unwrap_or("?").to_owned();
+        let content = section.data().unwrap_or_default();
+        match b.section_by_name(&name) {
+            None => different.push(format!("{name} (in the first only)")),
+            Some(there) if there.data().unwrap_or_default() != content => {
+                first = first.or_else(|| Some((name.clone(), content, there.data().unwrap_or_default())));
+                different.push(name);
+            }
+            Some(_) => {}
+        }
+    }
+    for section in b.sections() {
+        let name = section.name().unwrap_or("?");
+        if a.section_by_name(name).is_none() {
+            different.push(format!("{name} (in the second only)"));
+        }
+    }
+    if different.is_empty() {
+        reasons.push("no section differs: what does lies between them".to_owned());
+        reasons.extend(of_bytes(one, other));
+        return Some(reasons);
+    }
+    reasons.push(format!("sections that differ: {}", different.join(", ")));
+    if let Some((name, a, b)) = first {
+        reasons.extend(of_bytes(a, b).into_iter().map(|reason| format!("{name}: {reason}")));
+    }
+    Some(reasons)
+}
+
+/// What differs in gzip's header, if anything.
+fn of_gzip_header(one: &[u8], other: &[u8]) -> Option<String> {
+    let time = |bytes: &[u8]| match bytes {
+        [0x1f, 0x8b, 8, _, a, b, c, d, ..] => Some(u32::from_le_bytes([*a, *b, *c, *d])),
+        _ => None,
+    };
+    let (a, b) = (time(one)?, time(other)?);
+    let shown = |time: u32| match time {
+        0 => "none".to_owned(),
+        time => Timestamp::from_second(i64::from(time)).map_or_else(|_| time.to_string(), |time| time.to_string()),
+    };
+    (a != b).then(|| format!("gzip's header holds the time of packing: {} and {}", shown(a), shown(b)))
+}
+
+/// What differs in two files packed by gzip: the header, or what they hold.
+fn of_gzip(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
+    if let Some(reason) = of_gzip_header(one, other) {
+        return Some(vec![reason]);
+    }
+    let unpack = |bytes: &[u8]| {
+        let mut inner = Vec::new();
+        let packed = bytes.starts_with(&[0x1f, 0x8b, 8]);
+        (packed && std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(bytes), &mut inner).is_ok())
+            .then_some(inner)
+    };
+    let (a, b) = (unpack(one)?, unpack(other)?);
+    if a == b {
+        return Some(vec!["packed by gzip with the same content, but by another program or level".to_owned()]);
+    }
+    let inner = of_text(&a, &b).or_else(|| of_elf(&a, &b)).unwrap_or_else(|| of_bytes(&a, &b));
+    Some(inner.into_iter().map(|reason| format!("inside gzip: {reason}")).collect())
+}
+
+/// The first byte that differs, with what stands around it.
+fn of_bytes(one: &[u8], other: &[u8]) -> Vec<String> {
+    let at = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let around = |bytes: &[u8]| {
+        let from = at.saturating_sub(16);
+        let part = &bytes[from.min(bytes.len())..bytes.len().min(at + 32)];
+        part.iter()
+            .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' })
+            .collect::<String>()
+    };
+    let mut reasons = vec![format!("from byte {at} on (of {} and {})", one.len(), other.len())];
+    reasons.push(format!("there: \"{}\" and \"{}\"", around(one), around(other)));
+    reasons
+}
+
+/// What diffoscope says, where it is installed: it knows more kinds of files than this does.
+fn diffoscope(one: &[u8], other: &[u8], name: &str) -> Vec<String> {
+    let Ok(program) = which::which("diffoscope") else { return Vec::new() };
+    let run = || -> anyhow::Result<String> {
+        let folder = tempfile::tempdir()?;
+        let file = Path::new(name).file_name().unwrap_or_default();
+        let put = |side: &str, content: &[u8]| -> anyhow::Result<std::path::PathBuf> {
+            let path = folder.path().join(side).join(file);
+            std::fs::create_dir_all(folder.path().join(side))?;
+            std::fs::write(&path, content)?;
+            Ok(path)
+        };
+        let (a, b) = (put("first", one)?, put("second", other)?);
+        let mut command = std::process::Command::new(program);
+        command.args(["--text", "-", "--no-progress", "--max-page-diff-block-lines", "40", "--max-text-report-size", "20000"]);
+        let output = command.arg(a).arg(b).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let text = run().unwrap_or_default();
+    let lines = text.lines().filter(|line| !line.is_empty()).take(40);
+    lines.map(|line| format!("diffoscope: {}", cut(line))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::tests::library;
+    use crate::gate::Machine;
+
+    fn reasons(one: &[u8], other: &[u8]) -> Vec<String> {
+        let marks = |path: &str| Machine { paths: vec![("the build folder", path.into())], ..Machine::default() }.marks();
+        let sides = Sides { one: marks("/srv/one/build"), other: marks("/srv/other build") };
+        let looked = of(one, other, "x", &sides);
+        looked.into_iter().filter(|line| !line.starts_with("diffoscope")).collect()
+    }
+
+    #[test]
+    fn of_texts_the_line_is_told_and_that_it_is_a_time() {
+        let found = reasons(b"same\nmade at 1700000000\n", b"same\nmade at 1700000100\n");
+        assert_eq!(found[0], "line 2: \"made at 1700000000\" and \"made at 1700000100\"");
+        assert!(found[1].contains("these are times: 2023-11-14"), "{found:?}");
+        assert_eq!(reasons(b"a\nb\n", b"a\n"), ["the second ends after line 1"]);
+        assert_eq!(reasons(b"id 17\n", b"id 18\n").len(), 1);
+    }
+
+    #[test]
+    fn a_path_of_the_build_is_told_before_all_else() {
+        let found = reasons(b"in /srv/one/build/x", b"in /srv/other build/x");
+        assert!(
+            found[0].starts_with("the first names the build folder") && found[1].starts_with("the second names"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn of_programs_the_sections_are_told() {
+        let found = reasons(&library(&["liba.so"], None, &[]), &library(&["libb.so"], None, &[]));
+        assert!(found.iter().any(|line| line.contains("differ") && line.contains("byte")) || found.len() >= 2, "{found:?}");
+        assert!(!found.iter().any(|line| line.starts_with("line")), "{found:?}");
+    }
+
+    #[test]
+    fn of_packed_files_the_header_is_told_or_the_content() {
+        use std::io::Write as _;
+        let packed = |time: u32, text: &[u8]| {
+            let mut gz = flate2::GzBuilder::new().mtime(time).write(Vec::new(), flate2::Compression::fast());
+            gz.write_all(text).unwrap();
+            gz.finish().unwrap()
+        };
+        assert!(reasons(&packed(1_700_000_000, b"x"), &packed(1_700_000_100, b"x"))[0].contains("the time of packing: 2023"));
+        assert!(reasons(&packed(0, b"one\n"), &packed(0, b"two\n"))[0].starts_with("inside gzip: line 1"));
+    }
+
+    #[test]
+    fn of_anything_else_the_first_byte_is_told() {
+        let found = reasons(b"\xff\0same then 1", b"\xff\0same then 2");
+        assert!(found[0].contains("from byte 12 on") && found[1].contains("same then 1"), "{found:?}");
+    }
+}
