@@ -222,8 +222,20 @@ fn home_of_link(path: &Path) -> Option<PathBuf> {
 /// # Errors
 /// When it cannot be written, with its path.
 pub fn write_renamed(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    write_beside(path, &format!(".{}~", std::process::id()), bytes, mode)
+}
+
+/// The same for who holds the folder's lock: where a killed one has left a half of the file, the next one writes over it.
+///
+/// # Errors
+/// When it cannot be written, with its path.
+pub fn write_renamed_alone(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    write_beside(path, "~", bytes, mode)
+}
+
+fn write_beside(path: &Path, ending: &str, bytes: &[u8], mode: u32) -> Result<()> {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}~", std::process::id()));
+    beside.push(ending);
     let beside = PathBuf::from(beside);
     let write = || -> io::Result<()> {
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;

@@ -10,7 +10,7 @@
 //! Sources of the numbers: "WAL-Index File Format", 2.3, and `os.h` (`PENDING_BYTE`, `SHARED_FIRST`, `SHARED_SIZE`) of SQLite. The locks belong
 //! to this process and end with it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -43,17 +43,16 @@ pub fn copy(from: &Path, to: &Path) -> Result<bool> {
     let file =
         OpenOptions::new().read(true).write(true).open(locked).with_context(|| format!("cannot open {}", locked.display()))?;
     lock(&file, alone, range).with_context(|| format!("cannot lock {}", locked.display()))?;
-    let copied = copy_one(from, to).and_then(|()| {
-        for ending in ["-wal", "-journal"] {
-            let path = beside(from, ending);
-            if path.is_file() {
-                copy_one(&path, &beside(to, ending))?;
-            }
+    let opened = if alone { Some(open(from)?) } else { None };
+    copy_one(opened.as_ref().unwrap_or(&file), to)?;
+    for ending in ["-wal", "-journal"] {
+        let path = beside(from, ending);
+        if path.is_file() {
+            copy_one(&open(&path)?, &beside(to, ending))?;
         }
-        Ok(())
-    });
+    }
     drop(file);
-    copied.map(|()| true)
+    Ok(true)
 }
 
 /// What SQLite has beside a database, by the ending of its name.
@@ -64,12 +63,19 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     path.into()
 }
 
-fn copy_one(from: &Path, to: &Path) -> Result<()> {
-    let copy = || -> io::Result<()> {
-        fs::copy(from, to)?;
-        File::open(to)?.sync_all()
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// Copies what is open already: to open the locked file once more and close it again would drop the lock.
+fn copy_one(mut from: &File, to: &Path) -> Result<()> {
+    let mut copy = || -> io::Result<()> {
+        let mut made = File::create(to)?;
+        made.set_permissions(from.metadata()?.permissions())?;
+        io::copy(&mut from, &mut made)?;
+        made.sync_all()
     };
-    copy().with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+    copy().with_context(|| format!("cannot copy to {}", to.display()))
 }
 
 fn lock(file: &File, alone: bool, (start, length): (i64, i64)) -> Result<()> {

@@ -115,11 +115,11 @@ impl Record {
         serde_json::to_vec_pretty(self).context("cannot write the record")
     }
 
-    /// Replaces the record of a data folder.
+    /// Replaces the record of a data folder that this process has locked.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, root: &Path) -> Result<()> {
-        home::write_renamed(&root.join(RECORD), &self.text()?, 0o600)
+        home::write_renamed_alone(&root.join(RECORD), &self.text()?, 0o600)
     }
 }

@@ -176,7 +176,7 @@ impl Switch {
                     let source = folder.join(NEW).join(&change.path);
                     let bytes = fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
                     make_folder(path.parent().unwrap_or(root))?;
-                    home::write_renamed(&path, &bytes, new.mode)?;
+                    home::write_renamed_alone(&path, &bytes, new.mode)?;
                 }
             }
         }

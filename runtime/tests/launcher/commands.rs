@@ -180,7 +180,7 @@ fn a_data_folder_is_named_in_four_ways() {
     let socket = data.join("run/dkm.sock");
     let nowhere = stray(&bench, &["status"]).output().unwrap();
     assert_eq!(code(&nowhere), 1);
-    assert!(text(&nowhere).contains("--home or DKM_HOME"), "{}", text(&nowhere));
+    assert!(text(&nowhere).contains("or name one by --home"), "{}", text(&nowhere));
     let by_variable = stray(&bench, &["status"]).env("DKM_HOME", &data).output().unwrap();
     let by_option = stray(&bench, &["status", "--home"]).arg(&data).output().unwrap();
     let by_socket = stray(&bench, &["--socket"]).arg(&socket).arg("status").output().unwrap();

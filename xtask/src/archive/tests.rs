@@ -197,7 +197,7 @@ fn every_form_is_read_by_its_real_tool_and_does_not_depend_on_cores_or_cache() {
         let cached = place.write_as(format, 3, Some(&place.cache())).unwrap();
         assert_eq!((cached.reused, &cached.sha256), (cached.blocks, &first.sha256), "{format}");
     }
-    assert!(Format::parse("zip").is_err_and(|why| why.contains("gz, xz or zst")));
+    assert!(Format::parse("zip").is_err_and(|why| why.contains("gz, xz, zst")));
     let zst = Format::parse("zst");
     assert!(zst.is_ok() || zst.is_err_and(|why| why.contains("--features zstd")));
 }

@@ -9,7 +9,7 @@ use crate::stack::recipe::{Cargo, Step};
 use crate::supply::crates;
 use std::path::{Path, PathBuf};
 
-/// The target folder of a component, kept between runs since cargo knows by itself what to compile again.
+/// The target folder of a component, kept between runs for the crates that it depends on.
 fn target_dir(build: &Build<'_>) -> PathBuf {
     build.session.dirs.cache("cargo-target").join(&build.planned.recipe.name)
 }
@@ -154,11 +154,15 @@ pub(super) fn dependencies(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &
 
 pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> anyhow::Result<Vec<Command>> {
     let plain = tool(build, step, dir, true)?;
+    // Whether its own sources have changed cargo tells by their times, which says nothing after a build folder was copied or a
+    // clock set back; this step runs because something has changed.
+    let mut clean = plain.clone().args(["clean", "--quiet", "--release", "--locked", "--workspace"]);
     let mut command = plain.clone().args(["build", "--release", "--locked", "--package", &cargo.package]);
     let mut out = target_dir(build);
     if let Some(target) = target(build, cargo) {
         out.push(target);
         command = command.arg("--target").arg(target);
+        clean = clean.arg("--target").arg(target);
         if build.session.target.is_crossed() {
             // It comes with Rust, as does all else that a static program of pure Rust is linked with.
             command.env.insert(linker_of(target), "rust-lld".into());
@@ -175,5 +179,5 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path
     let made = cargo.bins.iter().map(|bin| out.join("release").join(bin));
     let install =
         |words: &[&str]| Command { program: "install".into(), args: Vec::new(), ..plain.clone() }.args(words.iter().copied());
-    Ok(vec![command, install(&["-d"]).arg(&bin_dir), install(&["-m", "755"]).args(made).arg(&bin_dir)])
+    Ok(vec![clean, command, install(&["-d"]).arg(&bin_dir), install(&["-m", "755"]).args(made).arg(&bin_dir)])
 }
