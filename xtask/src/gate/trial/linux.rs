@@ -62,7 +62,7 @@ impl Spaces {
 
     /// The best that this machine gives.
     fn best() -> Option<Self> {
-        Self::ALL.into_iter().find(|spaces| (spaces.own_users || geteuid().is_root()) && spaces.works())
+        Self::ALL.into_iter().find(|spaces| (spaces.own_users || can_be_stranger()) && spaces.works())
     }
 
     /// Tries it out in a process of its own.
@@ -84,7 +84,7 @@ pub fn part(order: &Order) -> anyhow::Result<Part> {
     let Some(spaces) = Spaces::best() else {
         anyhow::ensure!(order.root.is_none(), "--root needs namespaces, and this machine gives none");
         around.lacks.push("no namespaces are to be had here: the build folder is visible, and the network is open".to_owned());
-        become_stranger(geteuid().is_root())?;
+        become_stranger(can_be_stranger())?;
         return Ok(Part::Inside(around));
     };
     spaces.enter()?;
@@ -140,6 +140,20 @@ fn first_process(spaces: Spaces, around: Surroundings) -> anyhow::Result<Part> {
     }
     become_stranger(!spaces.own_users)?;
     Ok(Part::Inside(Surroundings { alone: true, ..around }))
+}
+
+/// Whether this process can give files to the stranger and become it: as root, unless it is root of a user namespace that does
+/// not know the stranger.
+pub fn can_be_stranger() -> bool {
+    let knows = |map: &str| {
+        std::fs::read_to_string(map).is_ok_and(|map| {
+            map.lines().any(|line| {
+                let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+                matches!(numbers[..], [first, _, count] if (first..first.saturating_add(count)).contains(&u64::from(STRANGER)))
+            })
+        })
+    };
+    geteuid().is_root() && knows("/proc/self/uid_map") && knows("/proc/self/gid_map")
 }
 
 /// Whoever this process is, it is somebody without rights from here on.

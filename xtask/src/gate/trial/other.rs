@@ -2,6 +2,11 @@
 
 use super::{Order, Part, Surroundings};
 
+/// Nobody becomes somebody else here.
+pub fn can_be_stranger() -> bool {
+    false
+}
+
 /// Parts this process from nothing, and says so.
 pub fn part(order: &Order) -> anyhow::Result<Part> {
     anyhow::ensure!(order.root.is_none(), "--root needs Linux");
