@@ -174,7 +174,7 @@ mod tests {
 
     fn machine() -> Machine {
         Machine {
-            paths: vec![("the build folder", "/srv/work/build".into())],
+            paths: vec![("the build folder", "/srv/ours/build".into())],
             home: Some("/home/erika".into()),
             user: Some("erika".to_owned()),
             host: Some("build-7.example.org".to_owned()),
@@ -187,19 +187,19 @@ mod tests {
 
     #[test]
     fn paths_of_the_build_and_names_of_its_machine_are_found() {
-        assert_eq!(found(b"x\0/srv/work/build/wip/src/main.c\0"), ["the build folder"]);
+        assert_eq!(found(b"x\0/srv/ours/build/wip/src/main.c\0"), ["the build folder"]);
         assert!(found(b"(/home/erika/.cargo/x.rs)").contains(&"the home of who built it"));
         assert!(found(b"built by erika@build-7.example.org today").contains(&"who built it"));
         assert_eq!(found(b"on build-7.example.org"), ["the name of the machine that built it"]);
-        let trace = find(b"aa --prefix=/srv/work/build/dest rest", &machine().marks()).remove(0);
-        assert_eq!(trace.text, "--prefix=/srv/work/build/dest rest");
+        let trace = find(b"aa --prefix=/srv/ours/build/dest rest", &machine().marks()).remove(0);
+        assert_eq!(trace.text, "--prefix=/srv/ours/build/dest rest");
     }
 
     #[test]
     fn what_only_looks_like_it_is_none() {
         for innocent in [
-            &b"/srv/work/builder/x"[..],
-            b"https://x.org/srv/work/building",
+            &b"/srv/ours/builder/x"[..],
+            b"https://x.org/srv/ours/building",
             b"by Erika erika",
             b"rebuild-7.example.orgs",
             b"x/home/erikas",
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn the_content_of_packed_files_is_looked_into() {
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gz.write_all(b"made in /srv/work/build").unwrap();
+        gz.write_all(b"made in /srv/ours/build").unwrap();
         let packed = gz.finish().unwrap();
         let traces = find(&packed, &machine().marks());
         assert_eq!((traces.len(), traces[0].packed), (1, true));

@@ -96,7 +96,7 @@ fn archive(folder: &Path, said: &[Part], glibc: Option<&str>, members: &[Part]) 
 }
 
 fn machine() -> Machine {
-    Machine { paths: vec![("the build folder", "/srv/work/build".into())], ..Machine::default() }
+    Machine { paths: vec![("the build folder", "/srv/ours/build".into())], ..Machine::default() }
 }
 
 /// What is found in a bundle whose members, and so its manifest, were changed like this.
@@ -167,9 +167,9 @@ fn programs_for_other_machines_and_damaged_ones_are_named() {
 
 #[test]
 fn paths_of_the_build_are_named_with_the_file() {
-    let text = "configured with --prefix=/srv/work/build/dest";
-    one(&found(|parts| parts[3].content = text.into()), "share/text: names the build folder", "--prefix=/srv/work/build/dest");
-    let rules = "[[trace]]\nfiles = \"share/*\"\ntext = \"/srv/work/build/dest\"\nwhy = \"an example\"\n";
+    let text = "configured with --prefix=/srv/ours/build/dest";
+    one(&found(|parts| parts[3].content = text.into()), "share/text: names the build folder", "--prefix=/srv/ours/build/dest");
+    let rules = "[[trace]]\nfiles = \"share/*\"\ntext = \"/srv/ours/build/dest\"\nwhy = \"an example\"\n";
     assert_eq!(found_with(rules, |parts| parts[3].content = text.into()), Vec::<String>::new());
 }
 
