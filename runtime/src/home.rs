@@ -222,28 +222,36 @@ fn home_of_link(path: &Path) -> Option<PathBuf> {
 /// # Errors
 /// When it cannot be written, with its path.
 pub fn write_renamed(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    write_beside(path, &format!(".{}~", std::process::id()), bytes, mode)
+    write_by(path, &beside(path, &format!(".{}~", std::process::id())), bytes, mode)
 }
 
-/// The same for who holds the folder's lock: where a killed one has left a half of the file, the next one writes over it.
+/// The same for who holds the folder's lock: where a killed one has left a half of the file, the next one takes its place.
 ///
 /// # Errors
 /// When it cannot be written, with its path.
 pub fn write_renamed_alone(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    write_beside(path, "~", bytes, mode)
+    let half = beside(path, "~");
+    // What a killed one left has that one's mode, which opening it again would keep.
+    let _ = fs::remove_file(&half);
+    write_by(path, &half, bytes, mode)
 }
 
-fn write_beside(path: &Path, ending: &str, bytes: &[u8], mode: u32) -> Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(ending);
-    let beside = PathBuf::from(beside);
+/// The path with an ending after its name.
+#[must_use]
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
+fn write_by(path: &Path, half: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let write = || -> io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(half)?;
         file.write_all(bytes)?;
-        fs::rename(&beside, path)
+        fs::rename(half, path)
     };
     write().with_context(|| {
-        let _ = fs::remove_file(&beside);
+        let _ = fs::remove_file(half);
         format!("cannot write {}", path.display())
     })
 }

@@ -12,12 +12,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+
+use crate::home::beside;
 
 /// How long somebody else's transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,14 +55,6 @@ pub fn copy(from: &Path, to: &Path) -> Result<bool> {
     }
     drop(file);
     Ok(true)
-}
-
-/// What SQLite has beside a database, by the ending of its name.
-#[must_use]
-pub fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(ending);
-    path.into()
 }
 
 fn open(path: &Path) -> Result<File> {

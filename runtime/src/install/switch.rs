@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::build::{BUNDLE, hex, make_folder, write};
-use super::database;
 use crate::home;
 
 /// Where a switch is prepared; what is left of a killed one has no meaning but its list of services.
@@ -189,7 +188,7 @@ impl Switch {
         fs::rename(&folder, &done).with_context(|| format!("cannot end the update in {}", root.display()))?;
         for ending in COMPANIONS.into_iter().chain([""]) {
             // It is in its place, and may be large.
-            remove(&database::beside(&done.join(DATABASE_AFTER), ending))?;
+            remove(&home::beside(&done.join(DATABASE_AFTER), ending))?;
         }
         sync(root)
     }
@@ -230,7 +229,7 @@ impl Switch {
         }
         let (from, to) = (root.join(PREVIOUS).join(DATABASE_BEFORE), root.join(DRAFT).join(DATABASE_AFTER));
         for ending in COMPANIONS.into_iter().chain([""]) {
-            let (from, to) = (database::beside(&from, ending), database::beside(&to, ending));
+            let (from, to) = (home::beside(&from, ending), home::beside(&to, ending));
             if ending.is_empty() || from.is_file() {
                 fs::copy(&from, to).with_context(|| format!("cannot copy {}", from.display()))?;
             }
@@ -257,10 +256,10 @@ fn restore_database(root: &Path, folder: &Path) -> Result<()> {
     let (from, to) = (folder.join(DATABASE_AFTER), root.join(DATABASE));
     // Copied and not moved, and the database itself last: an attempt that is cut short can be repeated.
     for ending in ["-shm"].into_iter().chain(COMPANIONS).chain([""]) {
-        let (from, to) = (database::beside(&from, ending), database::beside(&to, ending));
+        let (from, to) = (home::beside(&from, ending), home::beside(&to, ending));
         remove(&to)?;
         if from.is_file() {
-            let made = database::beside(&to, ".restored~");
+            let made = home::beside(&to, ".restored~");
             let put = fs::copy(&from, &made).and_then(|_| fs::rename(&made, &to));
             put.with_context(|| format!("cannot put {} back", to.display()))?;
             sync(&to)?;

@@ -46,13 +46,7 @@ pub fn remove(log: &Path, ended: u64) {
     }
 }
 
-/// A path with something added to its name.
-#[must_use]
-pub fn added(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
-}
+pub use crate::home::beside as added;
 
 /// The name that a file had before it was compressed.
 pub(super) fn plain(path: &Path) -> PathBuf {
