@@ -6,13 +6,15 @@
 
 use crate::archive::{self, Format};
 use crate::build::{Session, Work};
+use crate::ending;
 use crate::error::{self, Kind};
 use crate::fetch;
 use crate::gate::{Gate, Wishes};
 use crate::packing;
 use crate::plan::{self, Job, Node, Plan, Todo};
 use crate::preflight;
-use crate::schedule::{Crew, Resources, Task};
+use crate::resources::Resources;
+use crate::schedule::{Crew, Task};
 use crate::stack::lock::Source;
 use crate::stage::{Bundle, Piece, Standing};
 use crate::store::{Damaged, Record};
@@ -91,7 +93,7 @@ impl<'a> Engine<'a> {
             crew.run(|at, urgent| self.work(&crew, &shared, at, urgent));
             if let (Err(error), true) = (interrupt::check(), fetching.load(Ordering::SeqCst)) {
                 // A download may take long to notice; there is nothing of it to tidy up.
-                error::leave(&error);
+                ending::leave(&error);
             }
         });
         interrupt::check()?;

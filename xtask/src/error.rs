@@ -3,11 +3,9 @@
 //! Everything that fails travels as an [`anyhow::Error`]; where the kind matters to the caller of the program, a
 //! [`Failure`] stands somewhere in its chain. The outermost one decides. Nothing else in the program branches on errors.
 
-use crate::shell::CommandFailed;
-use crate::{events, progress};
+use crate::failed::CommandFailed;
 use std::fmt;
-use std::io::{self, Write as _};
-use std::process::ExitCode;
+use std::io;
 
 /// The kinds of failure, each with the exit status that the README documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,25 +112,11 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
 }
 
 /// Whether a disk without room is at the bottom of it.
-fn is_full_disk(error: &anyhow::Error) -> bool {
+pub fn is_full_disk(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-}
-
-/// What is to be done about a full disk, where the text does not say it yet.
-fn way_out(error: &anyhow::Error) -> &'static str {
-    if is_full_disk(error) && !format!("{error:#}").contains("make room") {
-        "; make room there, or choose another disk with --build-dir and --dist-dir"
-    } else {
-        ""
-    }
-}
-
-/// Prints a line to standard error. That may be closed; then there is nobody to be told.
-pub fn write_stderr(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// One failure is returned as it is; of several all are shown, and the first gives the kind.
@@ -149,21 +133,6 @@ pub fn conclude(mut failures: Vec<anyhow::Error>) -> anyhow::Result<()> {
             Err(kind.error(format!("{count} components failed:\n{}", texts.join("\n"))))
         }
     }
-}
-
-/// Prints the error with all its causes to standard error and gives the exit status of its kind.
-pub fn report(error: &anyhow::Error) -> ExitCode {
-    write_stderr(&format!("error: {error:#}{}", way_out(error)));
-    progress::annotate_run(error);
-    let kind = kind_of(error);
-    events::end(error, kind);
-    ExitCode::from(kind as u8)
-}
-
-/// As [`report`], and leaves the program there and then.
-pub fn leave(error: &anyhow::Error) -> ! {
-    let _ = report(error);
-    std::process::exit(kind_of(error) as i32)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! standard error and the run goes on without events: hours of compiling do not depend on who watches.
 
 use crate::error::{self, Kind};
-use crate::shell::CommandFailed;
+use crate::failed::CommandFailed;
 use serde::Serialize;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};

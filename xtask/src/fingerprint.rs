@@ -1,5 +1,6 @@
 //! The content of a tree: hashed once when it is made, compared cheaply ever after.
 
+use crate::parallel::on_all_cores;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -255,31 +256,6 @@ impl Queue {
             self.changed.notify_all();
         }
     }
-}
-
-/// The first of these items for which `look` finds something, with what it found. Looked at on all cores.
-pub fn first_on_all_cores<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> Option<R> + Sync) -> Option<(usize, R)> {
-    let next = AtomicUsize::new(0);
-    let found = on_all_cores(|| {
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            if let Some(found) = look(items.get(at)?) {
-                return Some((at, found));
-            }
-        }
-    });
-    found.into_iter().flatten().min_by_key(|(at, _)| *at)
-}
-
-/// Does the same on as many threads as there are cores; what each has found.
-fn on_all_cores<R: Send>(work: impl Fn() -> R + Sync) -> Vec<R> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (1..crate::host::cores()).filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, &work).ok()).collect();
-        let mut found = vec![work()];
-        found.extend(threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
-        found
-    })
 }
 
 /// The SHA-256 of a file, hexadecimal.

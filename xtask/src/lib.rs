@@ -13,10 +13,12 @@ mod cli;
 mod commands;
 mod dirs;
 mod elf;
+mod ending;
 mod engine;
 mod environment;
 mod error;
 mod events;
+mod failed;
 mod fetch;
 mod fingerprint;
 pub mod fuzzing;
@@ -29,6 +31,7 @@ mod logs;
 mod manual;
 mod meter;
 mod packing;
+mod parallel;
 mod patch;
 mod plan;
 mod preflight;
@@ -36,17 +39,20 @@ mod progress;
 mod release;
 mod report;
 mod repro;
+mod resources;
 mod sandbox;
 mod schedule;
 mod share;
 mod sharing;
 mod shell;
 mod sign;
+mod source;
 mod stack;
 mod stage;
 mod store;
 mod supply;
 mod target;
+mod text;
 mod toolchain;
 mod unpack;
 mod verify;
@@ -62,17 +68,17 @@ pub fn main() -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // It takes the place of this program, before there is a second thread.
     if let Command::WithoutNetwork { words } = &cli.command {
-        return sandbox::enter(words).map_or_else(|error| error::report(&error), |()| ExitCode::SUCCESS);
+        return sandbox::enter(words).map_or_else(|error| ending::report(&error), |()| ExitCode::SUCCESS);
     }
     if let Command::Attended { parent, without_network, words } = &cli.command {
-        return attend::run(*parent, *without_network, words).unwrap_or_else(|error| error::report(&error));
+        return attend::run(*parent, *without_network, words).unwrap_or_else(|error| ending::report(&error));
     }
     if let Command::GateInside { order } = &cli.command {
         let status = gate::trial::enter(order);
-        return status.map_or_else(|error| error::report(&error), |status| ExitCode::from(u8::try_from(status).unwrap_or(1)));
+        return status.map_or_else(|error| ending::report(&error), |status| ExitCode::from(u8::try_from(status).unwrap_or(1)));
     }
     if let Command::SomebodyElse { words } = &cli.command {
-        return repro::second::enter(words).map_or_else(|error| error::report(&error), |()| ExitCode::SUCCESS);
+        return repro::second::enter(words).map_or_else(|error| ending::report(&error), |()| ExitCode::SUCCESS);
     }
     if let Some(command) = cli.command.tells_events() {
         events::open(command);
@@ -106,6 +112,6 @@ pub fn main() -> ExitCode {
             events::close(0, "done");
             ExitCode::SUCCESS
         }
-        Err(error) => error::report(&error),
+        Err(error) => ending::report(&error),
     }
 }

@@ -4,11 +4,12 @@
 //! the command that installs it on this system; [`install`] runs those commands.
 
 use crate::dirs::Dirs;
-use crate::error::{Kind, write_stderr};
+use crate::error::Kind;
 use crate::host::{self, Host};
 use crate::progress;
 use crate::stack::recipe::{Action, Recipe};
 use crate::target::Target;
+use crate::text::write_stderr;
 use crate::toolchain;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -16,42 +16,12 @@
 //! Some tasks are done by somebody else (all downloads share one client); they are only waited for, see [`Task::external`].
 
 use crate::interrupt;
+use crate::resources::Resources;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How often an idle run looks for an interrupt.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// Cores and memory: of the machine, or what a task needs of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resources {
-    /// Cores.
-    pub cores: u32,
-    /// Memory in MB.
-    pub memory_mb: u64,
-}
-
-impl Resources {
-    /// No more than there is.
-    pub fn within(self, limit: Self) -> Self {
-        Self { cores: self.cores.min(limit.cores), memory_mb: self.memory_mb.min(limit.memory_mb) }
-    }
-
-    /// Whether it can be had of what is free.
-    pub fn fits(self, free: Self) -> bool {
-        self.cores <= free.cores && self.memory_mb <= free.memory_mb
-    }
-
-    /// What is left when this is taken.
-    pub fn without(self, taken: Self) -> Self {
-        Self { cores: self.cores.saturating_sub(taken.cores), memory_mb: self.memory_mb.saturating_sub(taken.memory_mb) }
-    }
-
-    /// What is there when this is given back.
-    pub fn with(self, given: Self) -> Self {
-        Self { cores: self.cores.saturating_add(given.cores), memory_mb: self.memory_mb.saturating_add(given.memory_mb) }
-    }
-}
 
 /// One task of a graph.
 #[derive(Clone, Debug)]

@@ -6,12 +6,14 @@
 
 use crate::attend;
 use crate::error::Kind;
+pub use crate::failed::{CommandFailed, Network};
 use crate::interrupt;
-use crate::progress::{Step, printable};
+use crate::progress::Step;
+use crate::resources::Cost;
 use crate::sandbox;
+pub use crate::text::quote;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, PipeReader};
 use std::os::unix::process::CommandExt as _;
@@ -39,36 +41,6 @@ pub struct Command {
     pub network: Network,
     /// Whether others that want a core go first.
     pub patient: bool,
-}
-
-/// Whether a command may use the network, and what it means if it wants to and may not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// It fetches.
-    Open,
-    /// It compiles: all that it needs was fetched before.
-    Closed,
-    /// It fetches, but must find everything on this machine (`--offline`).
-    Offline,
-}
-
-/// What a command cost.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cost {
-    /// Time on the clock.
-    pub wall: Duration,
-    /// Processor time, user and system, of the command and all descendants that were waited for.
-    pub cpu: Duration,
-    /// The most memory that all its processes were seen to have at once, in bytes, and not less than the largest one had;
-    /// that one alone where they cannot be looked at (macOS).
-    pub peak: u64,
-}
-
-impl Cost {
-    /// Both one after the other.
-    pub fn then(self, other: Self) -> Self {
-        Self { wall: self.wall + other.wall, cpu: self.cpu + other.cpu, peak: self.peak.max(other.peak) }
-    }
 }
 
 enum Event {
@@ -207,64 +179,6 @@ impl Command {
     }
 }
 
-/// A command that ended badly, with all that helps to see why.
-#[derive(Debug)]
-pub struct CommandFailed {
-    /// The program.
-    pub program: PathBuf,
-    /// How it ended.
-    pub status: ExitStatus,
-    /// The first line of its output that looks like an error.
-    pub first_error: Option<String>,
-    /// The last lines of its output.
-    pub tail: Vec<String>,
-    /// Whether it might use the network.
-    pub network: Network,
-    /// The first of the last lines that says that the network was out of reach: as a rule it names what was wanted.
-    pub wanted: Option<String>,
-    /// The command, as one would type it.
-    pub command: String,
-    /// Where it ran.
-    pub dir: PathBuf,
-    /// A script that runs it again; none when that could not be written.
-    pub again: Option<PathBuf>,
-    /// The command that opens a shell where it ran; none where there is no such.
-    pub shell: Option<String>,
-    /// The step's log.
-    pub log: PathBuf,
-}
-
-impl fmt::Display for CommandFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} failed ({})", self.program.display(), self.status)?;
-        if let Some(line) = self.first_error.as_ref().filter(|line| self.tail != [line.as_str()]) {
-            write!(f, "\n  first error: {}", printable(line))?;
-        }
-        for line in &self.tail {
-            write!(f, "\n  | {}", printable(line))?;
-        }
-        match (&self.wanted, self.network) {
-            (Some(line), Network::Closed) => write!(
-                f,
-                "\n  It tried to use the network, which is closed while compiling: {line}\n  What a build needs is fetched \
-                 before, by what its lock files pin; add what is missing to the lock file by a patch."
-            )?,
-            (Some(line), Network::Offline) => write!(f, "\n  missing:     {line}")?,
-            (Some(_), Network::Open) | (None, _) => {}
-        }
-        write!(f, "\n  command:     {}\n  in:          {}", self.command, self.dir.display())?;
-        if let Some(script) = &self.again {
-            write!(f, "\n  run again:   sh {}", quote(script.as_os_str()))?;
-        }
-        if let Some(shell) = &self.shell {
-            write!(f, "\n  a shell:     {shell}")?;
-        }
-        write!(f, "\n  log:         {}", self.log.display())
-    }
-}
-
-impl std::error::Error for CommandFailed {}
-
 /// Passes lines on until the command has ended and its output with it.
 fn follow(events: &mpsc::Receiver<Event>, step: &Step, group: &interrupt::Group) -> anyhow::Result<wait4::ResUse> {
     let mut exited: Option<(wait4::ResUse, Instant)> = None;
@@ -305,13 +219,6 @@ fn read_lines(reader: PipeReader, events: &mpsc::Sender<Event>) {
         }
     }
     let _ = events.send(Event::OutputEnded);
-}
-
-/// A word as a POSIX shell wants it.
-pub fn quote(word: &std::ffi::OsStr) -> String {
-    let text = word.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]

@@ -17,6 +17,11 @@ use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use sha2::{Digest as _, Sha256, Sha512};
 use std::path::{Path, PathBuf};
 
+/// What GOTOOLCHAIN wants for a version as recipes write it: `1.24.1` or `go1.24.1`.
+pub fn go_toolchain(version: &str) -> String {
+    if version.starts_with("go") { version.to_owned() } else { format!("go{version}") }
+}
+
 /// A package of the npm registry.
 #[derive(Clone, Debug)]
 pub struct Package<'a> {

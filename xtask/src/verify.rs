@@ -10,6 +10,7 @@
 use crate::archive::{Format, SIGNATURE};
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
+use crate::parallel;
 use dkumonitor_runtime::integrity::{self, PublicKey, Standing};
 use minisign_verify::Signature;
 use std::fs::{self, File};
@@ -178,7 +179,7 @@ fn sums(path: &Path, with: With<'_>) -> anyhow::Result<Vec<String>> {
         Err(error) => Some(format!("{name}: {error:#}")),
     };
     let wrong = std::sync::Mutex::new(Vec::new());
-    fingerprint::first_on_all_cores(&named, |one| {
+    parallel::first_on_all_cores(&named, |one| {
         let why = check(one);
         wrong.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(why);
         None::<()>

@@ -230,7 +230,7 @@ impl Taking {
         let cannot = || format!("cannot write below {}", folder.display());
         std::fs::create_dir_all(&texts).kind(Kind::Stage, cannot)?;
         let hashes: Vec<&String> = self.texts.keys().collect();
-        let seen = crate::supply::each_on(crate::host::cores(), &hashes, |hash| {
+        let seen = crate::parallel::each_on(crate::parallel::cores(), &hashes, |hash| {
             Ok(texts::licences(&String::from_utf8_lossy(&self.texts[*hash])))
         })?;
         self.account.seen = hashes.into_iter().cloned().zip(seen).collect();

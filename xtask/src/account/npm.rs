@@ -160,7 +160,7 @@ fn mapped(place: &Place) -> anyhow::Result<BTreeSet<PathBuf>> {
         }
     }
     let maps: Vec<PathBuf> = maps.into_iter().collect();
-    let named = crate::supply::each_on(crate::host::cores(), &maps, |path| {
+    let named = crate::parallel::each_on(crate::parallel::cores(), &maps, |path| {
         let text = std::fs::read(path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
         // Not everything that is called so is a source map.
         let Ok(map) = serde_json::from_slice::<Map>(&text) else { return Ok(BTreeSet::new()) };

@@ -4,7 +4,8 @@
 //! anywhere. What is looked at of each is done on all cores while the next ones are read. A damaged archive is an error.
 
 use crate::error::{Kind, WithKind as _};
-use crate::{host, unpack};
+use crate::parallel;
+use crate::unpack;
 use anyhow::Context as _;
 use std::io::Read;
 use std::path::Path;
@@ -47,7 +48,7 @@ pub enum MemberKind {
 /// # Errors
 /// [`Kind::Integrity`] when it is no archive that can be read to its end.
 pub fn each<T: Send>(archive: &Path, look: impl Fn(&Member, &[u8]) -> T + Sync) -> anyhow::Result<Vec<(Member, T)>> {
-    let workers = host::cores().max(1);
+    let workers = parallel::cores().max(1);
     let (sender, receiver) = sync_channel::<(usize, Member, Vec<u8>)>(workers);
     let (receiver, done) = (Mutex::new(receiver), Mutex::new(Vec::new()));
     let work = || {

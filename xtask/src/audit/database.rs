@@ -2,7 +2,7 @@
 
 use super::osv::Advisory;
 use crate::error::{Kind, WithKind as _};
-use crate::{host, supply};
+use crate::parallel;
 use anyhow::Context as _;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +43,7 @@ pub fn read(path: &Path, wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow:
             files.push(entry.into_path());
         }
     }
-    let parts = supply::each_on(host::cores(), &files, |file| {
+    let parts = parallel::each_on(parallel::cores(), &files, |file| {
         let bytes = std::fs::read(file).kind(Kind::Usage, || format!("cannot read {}", file.display()))?;
         let read = if file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip")) {
             of_zip(&bytes, wanted)
@@ -82,7 +82,7 @@ fn of_zip(bytes: &[u8], wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow::
             members.push((name, entry.wayfinder(), entry.compression_method()));
         }
     }
-    let parts = supply::each_on(host::cores(), &members, |(name, wayfinder, method)| {
+    let parts = parallel::each_on(parallel::cores(), &members, |(name, wayfinder, method)| {
         let entry = archive.get_entry(*wayfinder)?;
         let mut content = Vec::new();
         match *method {

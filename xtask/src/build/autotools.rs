@@ -3,13 +3,9 @@
 use super::{Build, zig};
 use crate::environment;
 use crate::shell::Command;
+use crate::source::lacks_configure;
 use crate::stack::recipe::{Autotools, Step};
 use std::path::Path;
-
-/// Whether a source has to be bootstrapped before it can be configured.
-pub(crate) fn lacks_configure(dir: &Path) -> bool {
-    !dir.join("configure").is_file()
-}
 
 /// Fetches the compiler, where it is not the host's.
 pub(super) fn dependencies(build: &Build<'_>) -> anyhow::Result<()> {

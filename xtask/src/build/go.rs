@@ -5,6 +5,7 @@ use crate::environment;
 use crate::error::{Kind, WithKind as _};
 use crate::shell::{Command, Network};
 use crate::stack::recipe::{Go, Step};
+use crate::toolchain::go_toolchain;
 use std::path::{Path, PathBuf};
 
 /// The go of the pinned version in the environment of a step, without words yet.
@@ -122,11 +123,6 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, go: &Go, dir: &Path) -> a
         command = command.arg("generate").args(tags).args(build.fill_all(packages));
     }
     Ok(vec![command])
-}
-
-/// What GOTOOLCHAIN wants for a version as recipes write it: `1.24.1` or `go1.24.1`.
-pub(crate) fn go_toolchain(version: &str) -> String {
-    if version.starts_with("go") { version.to_owned() } else { format!("go{version}") }
 }
 
 /// A list of flags as the go tool splits it: words with blanks in quotes.

@@ -17,18 +17,17 @@ mod prepare;
 mod work;
 mod zig;
 
-pub(crate) use autotools::lacks_configure;
-pub(crate) use go::go_toolchain;
-pub use prepare::source_files;
 pub use work::{Work, reused};
 
 use crate::dirs::Dirs;
 use crate::environment::{self, Environment};
 use crate::error::Kind;
+use crate::failed::CommandFailed;
 use crate::host::Host;
 use crate::plan::Component;
 use crate::progress::{self, Ui};
-use crate::shell::{Command, CommandFailed, Cost, Network};
+use crate::resources::Cost;
+use crate::shell::{Command, Network};
 use crate::stack::Stack;
 use crate::stack::recipe::{Action, Step};
 use crate::store::{Ran, Store};

@@ -1,13 +1,13 @@
 //! Puts a component's patched source into its work folder.
 
 use super::Session;
-use crate::error::{Kind, WithKind as _};
+use crate::error::Kind;
 use crate::plan::Component;
+use crate::source::{self, set_mtime};
 use crate::stack::Material;
 use crate::stack::lock::Origin;
 use crate::{patch, progress, unpack};
 use anyhow::Context as _;
-use std::fs;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 use walkdir::WalkDir;
@@ -26,7 +26,9 @@ pub(super) fn unpack(session: &Session<'_>, component: &Component<'_>, archive: 
     let src = session.dirs.work(name).join("src");
     let step = session.ui.step(name, "unpack");
     let unpacked = match (source.origin(), archive) {
-        (Origin::Folder(path), _) => copy_tree(&session.stack.root.join(path), &src).map(|files| format!("{files} files")),
+        (Origin::Folder(path), _) => {
+            source::copy(&session.stack.root.join(path), &src, Some(FOLDER_EPOCH)).map(|files| format!("{files} files"))
+        }
         (Origin::Archive { .. }, Some(archive)) => unpack::unpack(archive, &src)
             .map(|unpacked| format!("{} files, {}", unpacked.files, progress::bytes(unpacked.bytes)))
             .with_context(|| format!("cannot unpack {} {} from {}", source.name, source.version, archive.display())),
@@ -53,46 +55,6 @@ pub(super) fn patch(session: &Session<'_>, component: &Component<'_>, epoch: u64
         })
     });
     step.close(patched, |()| patches.join(", "))
-}
-
-/// Copies a folder of the stack, with modes, without what building by hand may have left in it.
-fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<usize> {
-    let mut files = 0;
-    for entry in source_files(from) {
-        let entry = entry.kind(Kind::Stage, || format!("cannot read {}", from.display()))?;
-        let target = to.join(entry.path().strip_prefix(from)?);
-        let kind = entry.path().symlink_metadata()?.file_type();
-        let made = if kind.is_dir() {
-            fs::create_dir_all(&target)
-        } else if kind.is_symlink() {
-            fs::read_link(entry.path()).and_then(|link| std::os::unix::fs::symlink(link, &target))
-        } else {
-            files += 1;
-            fs::copy(entry.path(), &target).and_then(|_| set_mtime(&target, FOLDER_EPOCH))
-        };
-        made.with_context(|| format!("cannot copy {} to {}", entry.path().display(), target.display()))?;
-    }
-    Ok(files)
-}
-
-/// The entries of a source folder, in a fixed order, folders included, without what its `.gitignore` files name: building
-/// by hand leaves such things behind.
-pub fn source_files(root: &Path) -> impl Iterator<Item = Result<ignore::DirEntry, ignore::Error>> {
-    ignore::WalkBuilder::new(root)
-        .standard_filters(false)
-        .git_ignore(true)
-        // The sources are the same whether or not they lie in a repository, and whatever lies above them.
-        .require_git(false)
-        .parents(false)
-        .filter_entry(|entry| entry.file_name() != ".git")
-        .sort_by_file_name(std::ffi::OsStr::cmp)
-        .build()
-}
-
-fn set_mtime(path: &Path, epoch: u64) -> std::io::Result<()> {
-    let time = UNIX_EPOCH + std::time::Duration::from_secs(epoch);
-    // A file without write permission cannot be opened for writing; reading is enough to set its times.
-    fs::File::open(path)?.set_modified(time)
 }
 
 /// The newest time stamp of the files in a tree, in seconds since 1970: for a release, the time it was made.

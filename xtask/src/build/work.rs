@@ -1,11 +1,13 @@
 //! One component on its way: the nodes of its chain, done one after the other in one work folder.
 
 use super::gather::{self, Gathered};
-use super::{Build, Session, autotools, collect, prepare};
+use super::{Build, Session, collect, prepare};
 use crate::key::Chain;
 use crate::plan::Component;
 use crate::progress;
-use crate::shell::{Command, Cost};
+use crate::resources::Cost;
+use crate::shell::Command;
+use crate::source::lacks_configure;
 use crate::stack::Material;
 use crate::stack::recipe::{Action, Step};
 use crate::store::{self, Content, Ran, Record, StepCost};
@@ -105,7 +107,7 @@ impl<'a> Work<'a> {
     pub fn needs_bootstrap(&self) -> bool {
         let src = self.folder().join("src");
         let mut steps = self.component.recipe.steps.iter();
-        steps.any(|step| matches!(step.action(), Action::Autotools(_)) && autotools::lacks_configure(&src.join(&step.dir)))
+        steps.any(|step| matches!(step.action(), Action::Autotools(_)) && lacks_configure(&src.join(&step.dir)))
     }
 
     /// Fetches what a step needs; with a lower priority unless it is urgent.

@@ -3,8 +3,7 @@
 use crate::build::reused;
 use crate::plan::{Job, Node, Plan, Todo};
 use crate::progress::{Ahead, Fate};
-use crate::schedule::Resources;
-use crate::shell::Cost;
+use crate::resources::{Cost, Resources};
 
 /// The nodes that do something, and the steps that need not, by the names that they have while they run. With `skip_build`
 /// nothing is done but the bundle.

@@ -6,10 +6,11 @@
 use super::Workshop;
 use crate::archive::{self, Format};
 use crate::fetch::{self, Mirror};
+use crate::parallel;
 use crate::progress::{Ui, Verbosity, bytes};
 use crate::stack::lock::Source;
 use crate::stage::{self, Extent};
-use crate::{cli, fingerprint, host, unpack};
+use crate::{cli, fingerprint, unpack};
 use anyhow::Context as _;
 use measure::{compare, compare_sizes, in_turn, peak, shell, time};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
     };
     let sizes: Vec<u64> = files(&tree).map(|(size, _)| size).collect();
     println!("{what}: {}, {} files, {}", tree.display(), sizes.len(), bytes(sizes.iter().sum()));
-    println!("{} cores, medians of {} runs in turn: ours, the other's, the ratio", host::cores(), args.runs);
+    println!("{} cores, medians of {} runs in turn: ours, the other's, the ratio", parallel::cores(), args.runs);
     let bench = Bench { tree: &tree, folder: folder.path(), runs: args.runs };
     bench.gz()?;
     bench.one_component_changed()?;
@@ -72,7 +73,7 @@ pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
 }
 
 fn options(format: Format, cache: Option<&Path>) -> archive::Options<'_> {
-    archive::Options { format, mtime: 0, jobs: host::cores(), cache }
+    archive::Options { format, mtime: 0, jobs: parallel::cores(), cache }
 }
 
 /// A tree, and a folder for what is made from it.

@@ -1,6 +1,6 @@
 //! `fetch`: all sources into the store, and what they depend on into the caches.
 
-use super::{Workshop, package, vendor_export};
+use super::{Workshop, bring};
 use crate::supply::{Supply, stock};
 use crate::{cli, preflight};
 
@@ -19,11 +19,11 @@ pub fn run(args: &cli::Fetch) -> anyhow::Result<()> {
     let archives = if args.dependencies {
         let stock = stock::take(&args.network.mirrors, &workshop.stack, &recipes, &workshop.dirs, &workshop.ui)?;
         let supply = Supply::usual(args.network.offline, stock);
-        let brought = vendor_export::bring(&workshop, &lock, &recipes, &args.network, &supply)?;
+        let brought = bring::dependencies(&workshop, &lock, &recipes, &args.network, &supply)?;
         workshop.dirs.remove_stand_in();
         brought.archives
     } else {
-        package::fetch_sources(&workshop, &recipes, &args.network)?
+        bring::fetch_sources(&workshop, &recipes, &args.network)?
     };
     workshop.ui.line(&format!("{} archives in {}", archives.len(), workshop.dirs.sources().display()));
     Ok(())

@@ -3,6 +3,7 @@
 mod ahead;
 pub mod audit;
 pub mod bench;
+mod bring;
 pub mod ci;
 pub mod clean;
 pub mod doctor;

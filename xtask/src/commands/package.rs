@@ -1,27 +1,26 @@
 //! `package`: from the pins to the archive.
 
-use super::{BuildLock, Workshop, ahead, sources};
+use super::{BuildLock, Workshop, ahead, bring, sources};
 use crate::build::Session;
 use crate::cli;
 use crate::engine::{self, Ended, Engine};
 use crate::error::{Kind, WithKind as _};
 use crate::gate::Gate;
+use crate::parallel;
 use crate::plan::{self, Job, Plan, Todo};
 use crate::preflight;
 use crate::report::policy::Policy;
-use crate::schedule::Resources;
+use crate::resources::Resources;
 use crate::sharing::Sharing;
 use crate::sign::Signer;
-use crate::stack::lock::Source;
+use crate::stack::Stack;
 use crate::stack::recipe::Recipe;
-use crate::stack::{Material, Stack};
 use crate::stage::{self, Bundle, Extent, Standing};
 use crate::store::{self, Record, Store};
 use crate::supply::{Supply, stock};
 use crate::{events, fetch, host};
 use dkumonitor_runtime::service::InstallType;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 /// How often a run is planned anew because something that it wanted to use was damaged. Each time that is thrown away, so
@@ -102,7 +101,7 @@ fn look_back(workshop: &Workshop, store: &Store, paranoid: bool) -> anyhow::Resu
 }
 
 fn jobs(args: &cli::Package) -> usize {
-    args.jobs.map_or_else(host::cores, usize::from)
+    args.jobs.map_or_else(parallel::cores, usize::from)
 }
 
 /// What may be used of this machine.
@@ -188,7 +187,7 @@ impl<'a> Package<'a> {
                 self.workshop.ui.line(&format!("  ! {what}; it is thrown away"));
             }
         }
-        fetch::verify(&sources(self.workshop, recipes), &self.workshop.dirs.sources(), &self.workshop.ui)?;
+        fetch::verify(&bring::sources(self.workshop, recipes), &self.workshop.dirs.sources(), &self.workshop.ui)?;
         Ok(found)
     }
 
@@ -360,7 +359,7 @@ impl<'a> Package<'a> {
             bundle: self.bundle,
             gate: self.gate,
             results: Mutex::new(ready),
-            fetch: &fetch_options(workshop, &args.network),
+            fetch: &bring::fetch_options(workshop, &args.network),
             total: machine(args),
             fail_fast: args.fail_fast,
             made: &|record| {
@@ -385,39 +384,6 @@ impl<'a> Package<'a> {
 fn ready(plan: &Plan<'_>) -> BTreeMap<String, Record> {
     let found = plan.components.iter().filter_map(|one| Some((one.recipe.name.clone(), one.ready.clone()?)));
     found.collect()
-}
-
-pub(super) fn fetch_options(workshop: &Workshop, network: &cli::Network) -> fetch::Options {
-    fetch::Options {
-        store: workshop.dirs.sources(),
-        rejected: workshop.dirs.rejected(),
-        mirrors: network.mirrors.clone(),
-        offline: network.offline,
-        jobs: host::cores().max(4),
-        retry: fetch::Retry::default(),
-    }
-}
-
-/// Brings the archives of the recipes into the store, whether or not they are needed.
-pub(super) fn fetch_sources(
-    workshop: &Workshop,
-    recipes: &[&Recipe],
-    network: &cli::Network,
-) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    fetch::fetch_all(&sources(workshop, recipes), &fetch_options(workshop, network), &workshop.ui)
-}
-
-/// What recipes are made from, each source once.
-fn sources<'a>(workshop: &'a Workshop, recipes: &[&Recipe]) -> Vec<&'a Source> {
-    let mut sources: Vec<&Source> = Vec::new();
-    for recipe in recipes {
-        if let Material::Locked(source) = workshop.stack.material(recipe)
-            && !sources.iter().any(|known| known.name == source.name)
-        {
-            sources.push(source);
-        }
-    }
-    sources
 }
 
 /// The time that a bundle's files carry: SOURCE_DATE_EPOCH, or the stack's newest commit, or its lock's time.

@@ -6,13 +6,14 @@ use crate::cli;
 use crate::error::{Kind, WithKind as _};
 use crate::fetch::Mirror;
 use crate::gate::Machine;
+use crate::interrupt;
+use crate::parallel;
 use crate::repro::Sides;
 use crate::repro::compare::{Comparison, compare};
 use crate::repro::second::Second;
 use crate::stack::recipe::Recipe;
 use crate::stage::{self, Extent};
 use crate::store::Store;
-use crate::{host, interrupt};
 use dkumonitor_runtime::service::InstallType;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,7 @@ pub fn run(args: &cli::Repro) -> anyhow::Result<()> {
     let second = Second::make(&place, &workshop.workspace, &workshop.stack.root, dirs)?;
     ui.line(&format!("{name}, second: from nothing, in {}", second.build().display()));
     let mut words = words(args, &second.stack, &second.build(), &second.dist());
-    words.extend(["--jobs".into(), (host::cores() + 1).to_string().into()]);
+    words.extend(["--jobs".into(), (parallel::cores() + 1).to_string().into()]);
     let (mut command, apart) = second.command(&words, epoch)?;
     command.env(super::CHECKOUT, second.workspace.canonicalize()?);
     if !apart {

@@ -5,11 +5,11 @@
 //! folder and network are those of the step's own commands. What is done by hand changes nothing of what `package` makes:
 //! it begins with a folder of its own.
 
-use super::{BuildLock, Workshop, package};
+use super::{BuildLock, Workshop, bring};
 use crate::build::{Session, Work};
 use crate::cli;
 use crate::error::{Kind, WithKind as _};
-use crate::host;
+use crate::parallel;
 use crate::preflight;
 use crate::sandbox;
 use crate::shell::Command;
@@ -50,7 +50,7 @@ fn prepare(workshop: &Workshop, lock: &BuildLock, recipe: &Recipe, args: &cli::S
         host: &workshop.host,
         target: workshop.target,
         store: &store,
-        jobs: host::cores(),
+        jobs: parallel::cores(),
         flags: &workshop.flags,
         supply: &supply,
     };
@@ -90,7 +90,7 @@ fn choose(recipe: &Recipe, named: Option<&str>, unfinished: Option<String>) -> a
 
 /// Brings the work folder to where the step begins.
 fn make_ready(workshop: &Workshop, work: &Work<'_>, recipe: &Recipe, at: usize, args: &cli::Shell) -> anyhow::Result<()> {
-    let archives = package::fetch_sources(workshop, &[recipe], &args.network)?;
+    let archives = bring::fetch_sources(workshop, &[recipe], &args.network)?;
     if !work.component().is_workspace() {
         work.unpack(archives.get(&recipe.source).map(std::path::PathBuf::as_path))?;
         if !recipe.patches.is_empty() {

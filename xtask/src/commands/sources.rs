@@ -6,9 +6,9 @@
 
 use super::{BuildLock, Workshop, vendor_export};
 use crate::archive::{self, Format};
-use crate::build::source_files;
 use crate::error::{Kind, WithKind as _};
 use crate::progress;
+use crate::source::source_files;
 use crate::stack::recipe::Recipe;
 use crate::stage::Bundle;
 use crate::{cli, dirs};

@@ -1,18 +1,15 @@
 //! `vendor-export`: everything that a build fetches, into a folder that is a mirror.
 
-use super::{BuildLock, Workshop, package};
-use crate::build::{Session, Work};
-use crate::error::{self, Kind, WithKind as _};
+use super::{BuildLock, Workshop, bring};
+use crate::error::{Kind, WithKind as _};
 use crate::progress::{bytes, seconds};
 use crate::stack::Material;
 use crate::stack::recipe::Recipe;
-use crate::store::Store;
-use crate::supply::crates::Crate;
 use crate::supply::export::{self, Export, Summary};
 use crate::supply::index::{self, Exported, part};
-use crate::supply::{Supply, each_on, stock};
-use crate::{cli, dirs, host, preflight};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::supply::{Supply, stock};
+use crate::{cli, dirs, preflight};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Writes the mirror.
@@ -53,7 +50,7 @@ pub(super) fn export(
     clear()?;
     seed(folder, &gathered)?;
     let supply = Supply::gathering(gathered.clone(), stock);
-    let brought = bring(workshop, lock, recipes, network, &supply)?;
+    let brought = bring::dependencies(workshop, lock, recipes, network, &supply)?;
     let step = workshop.ui.step("mirror", "write");
     export.add(&source_files(workshop, recipes, &brought.archives))?;
     export.add_crates(&brought.crates, &brought.cargo_home)?;
@@ -79,65 +76,6 @@ fn seed(folder: &Path, gathered: &Path) -> anyhow::Result<()> {
         std::fs::copy(&from, &to).kind(Kind::Stage, || format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
     Ok(())
-}
-
-/// What was brought.
-pub(super) struct Brought {
-    /// The archives of sources, by name.
-    pub archives: BTreeMap<String, PathBuf>,
-    /// The components' versions, by name.
-    versions: BTreeMap<String, String>,
-    /// The crates that they take, and where cargo has them.
-    crates: BTreeSet<Crate>,
-    cargo_home: PathBuf,
-}
-
-/// Fetches sources, prepares them and fetches what their steps need.
-///
-/// # Errors
-/// The first failure, or all of them in one; all components are tried.
-pub(super) fn bring(
-    workshop: &Workshop,
-    lock: &BuildLock,
-    recipes: &[&Recipe],
-    network: &cli::Network,
-    supply: &Supply,
-) -> anyhow::Result<Brought> {
-    workshop.ui.keep_logs(&workshop.dirs.build)?;
-    let store = Store::at(workshop.dirs.store());
-    let plan = workshop.planner(&store).plan(recipes)?;
-    let archives = package::fetch_sources(workshop, recipes, network)?;
-    let session = Session {
-        stack: &workshop.stack,
-        workspace: &workshop.workspace,
-        dirs: &workshop.dirs,
-        ui: &workshop.ui,
-        host: &workshop.host,
-        target: workshop.target,
-        store: &store,
-        jobs: host::cores(),
-        flags: &workshop.flags,
-        supply,
-    };
-    lock.share()?;
-    // They wait for the network more than for the machine, so all go at once; a failure is kept to see the others'.
-    let outcomes = each_on(plan.components.len(), &plan.components, |component| {
-        Ok(Work::new(&session, component).gather(archives.get(&component.recipe.source).map(PathBuf::as_path)))
-    })?;
-    let versions = plan.components.iter().map(|one| (one.recipe.name.clone(), one.version().to_owned())).collect();
-    let mut brought = Brought { archives, versions, crates: BTreeSet::new(), cargo_home: PathBuf::new() };
-    let mut failures = Vec::new();
-    for outcome in outcomes {
-        match outcome {
-            Ok(gathered) => {
-                brought.crates.extend(gathered.crates);
-                brought.cargo_home = gathered.cargo_home;
-            }
-            Err(error) => failures.push(error),
-        }
-    }
-    error::conclude(failures)?;
-    Ok(brought)
 }
 
 /// The source archives, under names by which any mirror may have them.

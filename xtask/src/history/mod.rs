@@ -6,8 +6,8 @@ mod table;
 
 use crate::events::{Event, StepResult};
 use crate::meter::Load;
-use crate::progress;
-use crate::shell::Cost;
+use crate::resources::Cost;
+use crate::text;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -237,7 +237,7 @@ fn forget_old(folder: &Path) -> anyhow::Result<()> {
 
 /// A time in seconds, for people.
 fn seconds(secs: f64) -> String {
-    progress::seconds(Duration::try_from_secs_f64(secs).unwrap_or_default())
+    text::seconds(Duration::try_from_secs_f64(secs).unwrap_or_default())
 }
 
 #[cfg(test)]

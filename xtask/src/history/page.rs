@@ -5,7 +5,7 @@
 use super::{Run, Span, seconds};
 use crate::events::StepResult;
 use crate::meter::Load;
-use crate::progress::bytes;
+use crate::text::bytes;
 use std::fmt::Write as _;
 
 /// How many marks the time axis has at most.

@@ -2,7 +2,7 @@
 
 use super::{Run, Span, seconds};
 use crate::events::StepResult;
-use crate::progress;
+use crate::text;
 use console::measure_text_width;
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ pub fn table(run: &Run, columns: Option<usize>) -> String {
     rows.push(total(run));
     let results = rows[1..rows.len() - 1].iter().map(|(_, [.., result])| measure_text_width(result)).max().unwrap_or(0);
     let room = columns.map_or(usize::MAX, |columns| columns.saturating_sub(FIGURES + results).max(TITLE));
-    let titles: Vec<_> = rows.iter().map(|((component, step), _)| progress::title(component, step, room)).collect();
+    let titles: Vec<_> = rows.iter().map(|((component, step), _)| text::title(component, step, room)).collect();
     let width = titles.iter().map(|title| measure_text_width(title)).max().unwrap_or(0);
     let mut text = String::new();
     for (title, (_, [wall, cpu, peak, result])) in titles.iter().zip(&rows) {
@@ -44,7 +44,7 @@ fn row(span: &Span) -> Row {
         return (title, [unknown(), unknown(), unknown(), saved]);
     }
     let cpu = span.cpu_s.map_or_else(unknown, seconds);
-    let peak = span.peak.map_or_else(unknown, progress::bytes);
+    let peak = span.peak.map_or_else(unknown, text::bytes);
     (title, [seconds(span.wall_s), cpu, peak, span.result.word().to_owned()])
 }
 
@@ -52,7 +52,7 @@ fn row(span: &Span) -> Row {
 fn total(run: &Run) -> Row {
     let cpu: f64 = run.ran().filter_map(|span| span.cpu_s).sum();
     let peak = run.ran().filter_map(|span| span.peak).max().unwrap_or(0);
-    let figures = [seconds(run.wall_s), seconds(cpu), progress::bytes(peak), String::new()];
+    let figures = [seconds(run.wall_s), seconds(cpu), text::bytes(peak), String::new()];
     ((String::new(), "total".to_owned()), figures)
 }
 

@@ -163,11 +163,6 @@ pub fn free_disk(path: &Path) -> Option<u64> {
     Some(stat.f_bavail * stat.f_frsize)
 }
 
-/// Cores that this process may use.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
 /// Node's and npm's word for this platform, such as `linux-x64`.
 ///
 /// # Errors

@@ -2,15 +2,15 @@
 
 use super::Planner;
 use crate::account;
-use crate::build::{self, go_toolchain};
 use crate::environment;
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
 use crate::key::{Chain, Link, Parts};
+use crate::source::source_files;
 use crate::stack::Material;
 use crate::stack::lock::Origin;
 use crate::stack::recipe::{Action, Recipe, Step};
-use crate::toolchain;
+use crate::toolchain::{self, go_toolchain};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -199,10 +199,10 @@ fn hash(text: &str) -> String {
 }
 
 fn hash_folder(folder: &Path) -> anyhow::Result<String> {
-    fingerprint::hash_source(folder, build::source_files(folder))
+    fingerprint::hash_source(folder, source_files(folder))
 }
 
 fn hash_workspace(root: &Path) -> anyhow::Result<String> {
     let files = WORKSPACE_INPUTS.iter().map(|name| root.join(name)).filter(|path| path.exists());
-    fingerprint::hash_source(root, files.flat_map(|path| build::source_files(&path).collect::<Vec<_>>()))
+    fingerprint::hash_source(root, files.flat_map(|path| source_files(&path).collect::<Vec<_>>()))
 }

@@ -16,12 +16,12 @@
 mod keys;
 mod why;
 
-use crate::build;
 use crate::dirs::Dirs;
 use crate::fetch;
 use crate::host::Host;
 use crate::key::{Chain, Link};
-use crate::schedule::Resources;
+use crate::resources::Resources;
+use crate::source::lacks_configure;
 use crate::stack::lock::{Origin, Source};
 use crate::stack::recipe::{Action, Recipe, Step};
 use crate::stack::{Material, Stack};
@@ -407,7 +407,7 @@ pub fn may_need_bootstrap(stack: &Stack, recipe: &Recipe) -> bool {
     let mut steps = recipe.steps.iter().filter(|step| matches!(step.action(), Action::Autotools(_)));
     match stack.material(recipe) {
         Material::Locked(source) => match source.origin() {
-            Origin::Folder(path) => steps.any(|step| build::lacks_configure(&stack.root.join(path).join(&step.dir))),
+            Origin::Folder(path) => steps.any(|step| lacks_configure(&stack.root.join(path).join(&step.dir))),
             Origin::Archive { .. } => steps.next().is_some(),
         },
         Material::Workspace => false,

@@ -6,7 +6,7 @@
 
 use super::{Ahead, Fate};
 use crate::history::Remembered;
-use crate::schedule::Resources;
+use crate::resources::Resources;
 use std::time::Duration;
 
 /// A guess at the time that is left.

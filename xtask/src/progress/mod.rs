@@ -10,20 +10,18 @@ mod forecast;
 mod plain;
 mod step;
 mod terminal;
-mod text;
 
+pub use crate::text::{bytes, printable, seconds};
 pub use plain::annotate_run;
 pub use step::Step;
 pub use terminal::{clear, say};
-pub use text::{bytes, printable, seconds, title};
 
-use crate::error::write_stderr;
 use crate::events::{self, Event};
 use crate::history::{History, Remembered, Span};
 use crate::logs::Logs;
 use crate::meter::Meter;
-use crate::schedule::Resources;
-use crate::shell::Cost;
+use crate::resources::{Cost, Resources};
+use crate::text::write_stderr;
 use forecast::Course;
 use plain::Plain;
 use std::io::IsTerminal as _;

@@ -5,10 +5,9 @@
 //! step's output is shown there in any case, as nobody may be able to look at the log afterwards.
 
 use super::ci::Service;
-use super::text::{clock, printable};
-use crate::error::write_stderr;
+use crate::failed::CommandFailed;
 use crate::logs::StepLog;
-use crate::shell::CommandFailed;
+use crate::text::{clock, printable, write_stderr};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,7 +5,7 @@ use crate::events::{self, Event, StepResult};
 use crate::history::Span;
 use crate::logs::StepLog;
 use crate::meter::{Meter, Metered};
-use crate::shell::Cost;
+use crate::resources::Cost;
 use console::truncate_str;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,8 +1,7 @@
 //! The view on a terminal: a line for each running step, and below them one for all.
 
 use super::forecast::Course;
-use super::text::{about, clock, printable, title};
-use crate::error::write_stderr;
+use crate::text::{about, clock, printable, title, write_stderr};
 use console::measure_text_width;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
@@ -176,7 +175,7 @@ mod tests {
     use super::*;
     use crate::history::Remembered;
     use crate::progress::{Ahead, Fate};
-    use crate::schedule::Resources;
+    use crate::resources::Resources;
 
     #[test]
     fn titles_fill_their_column_and_are_cut_before_they_fill_the_terminal() {

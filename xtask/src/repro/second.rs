@@ -3,6 +3,7 @@
 
 use crate::dirs::{Dirs, remove_all};
 use crate::error::{Kind, WithKind as _};
+use crate::source;
 use anyhow::Context as _;
 use std::ffi::OsString;
 use std::fs;
@@ -60,12 +61,12 @@ impl Second {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place);
         let folder = folder.kind(Kind::Stage, || format!("cannot make a folder in {}", place.display()))?;
         let copy = folder.path().join("the checkout");
-        copy_sources(workspace, &copy)?;
+        source::copy(workspace, &copy, None)?;
         let stack = match stack.strip_prefix(workspace) {
             Ok(inner) => copy.join(inner),
             Err(_) => {
                 let other = folder.path().join(stack.file_name().unwrap_or_default());
-                copy_sources(stack, &other)?;
+                source::copy(stack, &other, None)?;
                 other
             }
         };
@@ -151,27 +152,6 @@ impl Second {
 /// A tool's own folder: as the environment says, or in the home.
 fn tool_folder(variable: &str, name: &str) -> Option<PathBuf> {
     std::env::var_os(variable).map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(name)))
-}
-
-/// Copies a folder's sources, with the times of now.
-fn copy_sources(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let cannot = || format!("cannot copy {} to {}", from.display(), to.display());
-    for entry in crate::build::source_files(from) {
-        let entry = entry.kind(Kind::Stage, cannot)?;
-        let target = to.join(entry.path().strip_prefix(from)?);
-        let kind = entry.path().symlink_metadata()?.file_type();
-        let made = if kind.is_dir() {
-            fs::create_dir_all(&target)
-        } else if kind.is_symlink() {
-            fs::read_link(entry.path()).and_then(|link| std::os::unix::fs::symlink(link, &target))
-        } else if kind.is_file() {
-            fs::copy(entry.path(), &target).map(drop)
-        } else {
-            Ok(())
-        };
-        made.kind(Kind::Stage, cannot)?;
-    }
-    Ok(())
 }
 
 /// Brings a file or folder that was fetched; that there is none is fine.

@@ -16,6 +16,7 @@ use crate::archive::Format;
 use crate::dirs::{Dirs, remove_all};
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry, EntryKind};
+use crate::parallel;
 use crate::plan::{Component, Todo};
 use crate::progress::{self, Ui};
 use crate::report::{self, Papers, policy::Policy};
@@ -337,7 +338,7 @@ impl Bundle<'_> {
         for folder in expected.folders() {
             fs::create_dir_all(new.join(folder)).with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        let failed = fingerprint::first_on_all_cores(&expected.entries, |entry| self.copy(entry, expected, &new).err());
+        let failed = parallel::first_on_all_cores(&expected.entries, |entry| self.copy(entry, expected, &new).err());
         if let Some((_, error)) = failed {
             return Err(error);
         }

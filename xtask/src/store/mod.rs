@@ -34,6 +34,7 @@ pub use scan::scan;
 use crate::dirs;
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry, EntryKind};
+use crate::parallel;
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::fs;
@@ -210,7 +211,7 @@ impl Store {
                     return Some(named(list, "its list of files", "cannot be understood".to_owned()));
                 };
                 let files: Vec<_> = entries.iter().filter_map(|entry| Some((entry, ObjectRef::of(entry)?))).collect();
-                let damage = fingerprint::first_on_all_cores(&files, |(_, object)| self.damage(object));
+                let damage = parallel::first_on_all_cores(&files, |(_, object)| self.damage(object));
                 damage.map(|(at, why)| {
                     let (entry, object) = &files[at];
                     named(object, &entry.path.display().to_string(), why)

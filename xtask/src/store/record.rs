@@ -3,7 +3,7 @@
 use super::ObjectRef;
 use crate::fingerprint::{self, Entry, EntryKind};
 use crate::key::Chain;
-use crate::shell::Cost;
+use crate::resources::Cost;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

@@ -14,8 +14,6 @@ pub mod index;
 mod place;
 pub mod stock;
 
-pub use place::each_on;
-
 use crate::dirs::Dirs;
 use crate::error::{self, Kind, WithKind as _};
 use crate::shell::Network;

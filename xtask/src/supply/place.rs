@@ -2,12 +2,12 @@
 
 use super::index::File;
 use crate::fingerprint::hex;
+use crate::parallel;
 use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::NamedTempFile;
 
 /// How much is read at once.
@@ -76,38 +76,7 @@ fn finish(draft: NamedTempFile, to: &Path, sync: bool) -> io::Result<()> {
 /// # Errors
 /// The first of them, by the items' order; interrupts are heeded between two items.
 pub fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> anyhow::Result<R> + Sync) -> anyhow::Result<Vec<R>> {
-    each_on(crate::host::cores(), items, work)
-}
-
-/// Does something for each item, on so many threads.
-///
-/// # Errors
-/// As [`each`].
-pub fn each_on<T: Sync, R: Send>(
-    threads: usize,
-    items: &[T],
-    work: impl Fn(&T) -> anyhow::Result<R> + Sync,
-) -> anyhow::Result<Vec<R>> {
-    let next = AtomicUsize::new(0);
-    let share = || -> anyhow::Result<Vec<(usize, R)>> {
-        let mut done = Vec::new();
-        loop {
-            crate::interrupt::check()?;
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { return Ok(done) };
-            done.push((at, work(item)?));
-        }
-    };
-    let parts: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.clamp(1, items.len().max(1))).map(|_| scope.spawn(share)).collect();
-        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
-    });
-    let mut all = Vec::with_capacity(items.len());
-    for part in parts {
-        all.extend(part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-    }
-    all.sort_by_key(|(at, _)| *at);
-    Ok(all.into_iter().map(|(_, result)| result).collect())
+    parallel::each_on(parallel::cores(), items, work)
 }
 
 #[cfg(test)]

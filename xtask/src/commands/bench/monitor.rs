@@ -31,7 +31,7 @@ const PORTS: u16 = 10;
 pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
     let bundle = bundle(args)?;
     let folder = tempfile::Builder::new().prefix("dkm-monitor-").tempdir()?;
-    println!("{}, {} cores", bundle.display(), crate::host::cores());
+    println!("{}, {} cores", bundle.display(), crate::parallel::cores());
     if !args.only_points {
         times(&bundle, folder.path(), args)?;
         idle(&bundle, folder.path(), args.idle)?;

@@ -23,7 +23,8 @@ pub fn get(port: u16, path: &str, person: Person<'_>) -> anyhow::Result<(u16, St
     let login = person.map(|(name, password)| BASE64.encode(format!("{name}:{password}")));
     let login = login.map_or_else(String::new, |login| format!("Authorization: Basic {login}\r\n"));
     // By HTTP 1.0 the answer comes in one piece, and its end is that of the connection.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n{login}\r\n")?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n{login}\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).with_context(|| format!("{address} does not answer {path}"))?;
     let answer = String::from_utf8_lossy(&answer);
@@ -50,10 +51,15 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 1024];
-            let count = stream.read(&mut request).unwrap();
+            let mut request = Vec::new();
+            let mut part = [0; 1024];
+            while !request.ends_with(b"\r\n\r\n") {
+                let count = stream.read(&mut part).unwrap();
+                assert!(count > 0, "the request ends in its midst");
+                request.extend(&part[..count]);
+            }
             stream.write_all(b"HTTP/1.0 404 Not Found\r\nX: y\r\n\r\nno such thing").unwrap();
-            String::from_utf8_lossy(&request[..count]).into_owned()
+            String::from_utf8(request).unwrap()
         });
         assert_eq!(get(port, "/x?y=1", Some(("admin", "a b"))).unwrap(), (404, "no such thing".to_owned()));
         let request = server.join().unwrap();

@@ -1,6 +1,7 @@
-//! Times, sizes and foreign lines as people read them.
+//! Times, sizes, words and foreign lines as people read them, and the lines that people get.
 
 use console::{measure_text_width, truncate_str};
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 /// A step's title in no more than `room` columns: of two names the component's is cut first, as it can be guessed.
@@ -84,6 +85,18 @@ pub fn printable(line: &str) -> String {
         }
     }
     out
+}
+
+/// A word as a POSIX shell wants it.
+pub fn quote(word: &std::ffi::OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Prints a line to standard error. That may be closed; then there is nobody to be told.
+pub fn write_stderr(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 #[cfg(test)]
