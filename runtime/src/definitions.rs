@@ -11,11 +11,12 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::home::Home;
 use crate::service::{Question, Service};
 use crate::supervise::probe;
 
@@ -323,6 +324,29 @@ fn check(service: &Service) -> Result<()> {
         crate::ports::parse_address(&port.address)?;
     }
     probe::check(service)
+}
+
+impl Home {
+    /// The services of `conf/services.d`, sorted so that each comes after those it waits for, and what is wrong with others.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn definitions(&self) -> Result<Definitions> {
+        read(&self.root().join("conf/services.d"))
+    }
+
+    /// The services of `conf/services.d`, if nothing is wrong with any.
+    ///
+    /// # Errors
+    /// All that is wrong with them at once, with file, line and column where there is one.
+    pub fn services(&self) -> Result<Vec<Service>> {
+        let Definitions { services, faults } = self.definitions()?;
+        if !faults.is_empty() {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            bail!("cannot use the services:\n  {}", faults.join("\n  "));
+        }
+        Ok(services)
+    }
 }
 
 #[cfg(test)]

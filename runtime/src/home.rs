@@ -41,9 +41,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::definitions::{self, Definitions};
-use crate::install::record::{RECORD, Record};
-use crate::service::Service;
+/// What tells that a folder is a data folder, relative to it: what was installed and how ([`Record`](crate::install::record::Record)).
+pub const RECORD: &str = "conf/installed.json";
+
+/// What the supervisor itself does, relative to the data folder ([`supervise::metrics`](crate::supervise::metrics)).
+pub const SUPERVISOR: &str = "conf/supervisor.toml";
 
 /// The environment variable that names the data folder.
 pub const VARIABLE: &str = "DKM_HOME";
@@ -159,35 +161,6 @@ impl Home {
     #[must_use]
     pub fn crashes(&self) -> PathBuf {
         self.run().join("crash")
-    }
-
-    /// What was installed and how.
-    ///
-    /// # Errors
-    /// When the record cannot be read.
-    pub fn record(&self) -> Result<Record> {
-        Record::read(&self.root)
-    }
-
-    /// The services of `conf/services.d`, sorted so that each comes after those it waits for, and what is wrong with others.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn definitions(&self) -> Result<Definitions> {
-        definitions::read(&self.root.join("conf/services.d"))
-    }
-
-    /// The services of `conf/services.d`, if nothing is wrong with any.
-    ///
-    /// # Errors
-    /// All that is wrong with them at once, with file, line and column where there is one.
-    pub fn services(&self) -> Result<Vec<Service>> {
-        let Definitions { services, faults } = self.definitions()?;
-        if !faults.is_empty() {
-            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            bail!("cannot use the services:\n  {}", faults.join("\n  "));
-        }
-        Ok(services)
     }
 }
 

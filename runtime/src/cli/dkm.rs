@@ -266,7 +266,7 @@ pub struct Shutdown {
 #[derive(Args, Clone, Debug)]
 pub struct Signal {
     /// The signal's name, with or without SIG, or its number
-    #[arg(value_name = "SIGNAL", value_parser = crate::commands::signal::parse)]
+    #[arg(value_name = "SIGNAL")]
     pub signal: StopSignal,
     /// Which services
     #[command(flatten)]

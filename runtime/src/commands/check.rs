@@ -9,7 +9,7 @@ use super::exit;
 use super::names::Known;
 use super::text::{harmless, json};
 use crate::cli::dkm::Shown;
-use crate::home::Home;
+use crate::home::{Home, SUPERVISOR};
 use crate::service::Service;
 use crate::supervise::{child, metrics, probe};
 
@@ -42,7 +42,7 @@ pub fn run(home: &Home, options: &Shown) -> Result<ExitCode> {
     for service in home.services()?.iter().filter(|service| names.contains(&service.name)) {
         tell(check(home, service));
     }
-    if options.names.services.is_empty() && home.root().join(metrics::FILE).exists() {
+    if options.names.services.is_empty() && home.root().join(SUPERVISOR).exists() {
         let read = metrics::Settings::read(home);
         let (good, result) = read.map_or_else(|error| (false, format!("{error:#}")), |_| (true, "good".to_owned()));
         tell(Finding { name: "supervisor".to_owned(), good, result, output: String::new() });

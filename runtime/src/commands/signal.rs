@@ -9,19 +9,6 @@ use super::{exit, no_supervisor};
 use crate::cli::dkm::{Named, Signal};
 use crate::control::{Reply, Request, Verb, client};
 use crate::home::Home;
-use crate::service::StopSignal;
-
-/// Reads a signal's name or number.
-///
-/// # Errors
-/// When there is no such signal.
-pub fn parse(text: &str) -> Result<StopSignal> {
-    match text.parse::<i32>().map(nix::sys::signal::Signal::try_from) {
-        Ok(Ok(signal)) => Ok(StopSignal(signal)),
-        Ok(Err(_)) => bail!("{text} is not the number of a signal"),
-        Err(_) => text.to_owned().try_into(),
-    }
-}
 
 /// Sends a signal.
 ///

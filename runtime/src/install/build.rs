@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::plan::Plan;
-use super::record::{RECORD, Record};
+use super::record::Record;
 use super::render::{Rendered, SECRETS, secrets};
 use super::switch::{sync, sync_all};
 use super::tidy::{self, Tidier};
+use crate::home::RECORD;
 
 /// Folders that every data folder has.
 pub const FOLDERS: [&str; 7] = ["bin", "conf", "conf/services.d", SECRETS, "storage", "run", "run/log"];

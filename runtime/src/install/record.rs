@@ -15,11 +15,8 @@ use super::build::hex;
 use super::plan::{Plan, web};
 use super::render::Rendered;
 use crate::cli::Installer;
-use crate::home;
+use crate::home::{self, Home, RECORD};
 use crate::service::InstallType;
-
-/// The record's place in a data folder; it marks a folder as one.
-pub const RECORD: &str = "conf/installed.json";
 
 /// The number of the format.
 const SCHEMA: u32 = 2;
@@ -121,5 +118,15 @@ impl Record {
     /// When it cannot be written.
     pub fn write(&self, root: &Path) -> Result<()> {
         home::write_renamed_alone(&root.join(RECORD), &self.text()?, 0o600)
+    }
+}
+
+impl Home {
+    /// What was installed and how.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub fn record(&self) -> Result<Record> {
+        Record::read(self.root())
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use super::context::environment;
 use super::farewell;
 use super::plan::Plan;
-use crate::supervise::metrics;
+use crate::home;
 
 /// A file to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub fn all(plan: &Plan) -> Result<BTreeMap<String, Rendered>> {
     let mut out = BTreeMap::new();
     // A bundle whose supervisor has nothing to configure may go without.
     if plan.bundle.join(SUPERVISOR).is_file() {
-        out.insert(metrics::FILE.to_owned(), Rendered { content: content(SUPERVISOR)?, mode: 0o600 });
+        out.insert(home::SUPERVISOR.to_owned(), Rendered { content: content(SUPERVISOR)?, mode: 0o600 });
     }
     for service in &plan.services {
         for file in &service.config {

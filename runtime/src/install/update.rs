@@ -19,12 +19,12 @@ use sha2::{Digest, Sha256};
 
 use super::build::{self, BUNDLE, hex, make_folder, write};
 use super::plan::{self, Plan, Purpose};
-use super::record::{RECORD, Record};
+use super::record::Record;
 use super::render::{self, Rendered};
 use super::switch::{self, Change, Content, Switch};
 use super::{ask, database, restart, show_problems};
 use crate::cli::Installer;
-use crate::home::Home;
+use crate::home::{Home, RECORD};
 use crate::manifest::Manifest;
 
 /// Held while a data folder changes its version.

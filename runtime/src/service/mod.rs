@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -253,6 +254,19 @@ impl TryFrom<String> for StopSignal {
         let upper = name.to_ascii_uppercase();
         let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
         full.parse().map(Self).map_err(|_| anyhow::anyhow!("\"{name}\" is not the name of a signal, such as SIGTERM"))
+    }
+}
+
+impl FromStr for StopSignal {
+    type Err = anyhow::Error;
+
+    /// Reads a signal's name or number, as a person gives it.
+    fn from_str(text: &str) -> Result<Self> {
+        match text.parse::<i32>().map(nix::sys::signal::Signal::try_from) {
+            Ok(Ok(signal)) => Ok(Self(signal)),
+            Ok(Err(_)) => bail!("{text} is not the number of a signal"),
+            Err(_) => text.to_owned().try_into(),
+        }
     }
 }
 

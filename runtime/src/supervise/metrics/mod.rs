@@ -26,15 +26,12 @@ use super::unit::Unit;
 use super::{Supervisor, usage};
 use crate::clock::own_cpu_ms;
 use crate::control::Usage;
-use crate::home::Home;
+use crate::home::{Home, SUPERVISOR};
 use crate::os;
 
 mod sender;
 
 use sender::Sender;
-
-/// The file, in the data folder.
-pub const FILE: &str = "conf/supervisor.toml";
 
 /// What the file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -58,7 +55,7 @@ impl Settings {
     /// # Errors
     /// What is wrong with it, with the file's name.
     pub fn read(home: &Home) -> Result<Option<Self>> {
-        let path = home.root().join(FILE);
+        let path = home.root().join(SUPERVISOR);
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
