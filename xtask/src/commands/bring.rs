@@ -1,7 +1,7 @@
 //! Brings what the commands work on: sources into the store, and what their lock files pin into the tools' caches.
 
 use super::{BuildLock, Workshop};
-use crate::build::{Session, Work};
+use crate::build::Work;
 use crate::parallel::{self, each_on};
 use crate::stack::Material;
 use crate::stack::lock::Source;
@@ -73,18 +73,7 @@ pub(super) fn dependencies(
     let store = Store::at(workshop.dirs.store());
     let plan = workshop.planner(&store).plan(recipes)?;
     let archives = fetch_sources(workshop, recipes, network)?;
-    let session = Session {
-        stack: &workshop.stack,
-        workspace: &workshop.workspace,
-        dirs: &workshop.dirs,
-        ui: &workshop.ui,
-        host: &workshop.host,
-        target: workshop.target,
-        store: &store,
-        jobs: parallel::cores(),
-        flags: &workshop.flags,
-        supply,
-    };
+    let session = workshop.session(&store, supply, parallel::cores());
     lock.share()?;
     // They wait for the network more than for the machine, so all go at once; a failure is kept to see the others'.
     let outcomes = each_on(plan.components.len(), &plan.components, |component| {

@@ -22,6 +22,7 @@ mod sources;
 pub mod vendor_export;
 pub mod verify;
 
+use crate::build::Session;
 use crate::cli::Common;
 use crate::dirs::Dirs;
 use crate::error::{Kind, WithKind as _};
@@ -33,6 +34,7 @@ use crate::shell::quote;
 use crate::stack::Stack;
 use crate::stack::recipe::Recipe;
 use crate::store::Store;
+use crate::supply::Supply;
 use crate::target::Target;
 use anyhow::Context as _;
 use std::fmt::Write as _;
@@ -97,6 +99,12 @@ impl Workshop {
         let host = Host::remembering(dirs.versions());
         let target = common.target.unwrap_or_else(Target::of_this_machine);
         Ok(Self { workspace, stack, dirs, host, target, ui: Ui::new(common.talk.verbosity()), flags })
+    }
+
+    /// What all components share that are worked on, with results from `store`, dependencies from `supply`, and as many `jobs` a tool.
+    pub fn session<'a>(&'a self, store: &'a Store, supply: &'a Supply, jobs: usize) -> Session<'a> {
+        let Self { workspace, stack, dirs, host, target, ui, flags } = self;
+        Session { stack, workspace, dirs, ui, host, target: *target, store, jobs, flags, supply }
     }
 
     /// The recipe of this name.

@@ -1,7 +1,6 @@
 //! `package`: from the pins to the archive.
 
 use super::{BuildLock, Workshop, ahead, bring, sources};
-use crate::build::Session;
 use crate::cli;
 use crate::engine::{self, Ended, Engine};
 use crate::error::{Kind, WithKind as _};
@@ -334,18 +333,7 @@ impl<'a> Package<'a> {
         let (workshop, args) = (self.workshop, self.args);
         let stock = stock::take(&args.network.mirrors, &workshop.stack, building, &workshop.dirs, &workshop.ui)?;
         let supply = Supply::usual(args.network.offline, stock);
-        let session = Session {
-            stack: &workshop.stack,
-            workspace: &workshop.workspace,
-            dirs: &workshop.dirs,
-            ui: &workshop.ui,
-            host: &workshop.host,
-            target: workshop.target,
-            store: self.store,
-            jobs: jobs(args),
-            flags: &workshop.flags,
-            supply: &supply,
-        };
+        let session = workshop.session(self.store, &supply, jobs(args));
         let skipped;
         let plan = if args.skip_build {
             skipped = plan.bundle_only();

@@ -6,7 +6,7 @@
 //! it begins with a folder of its own.
 
 use super::{BuildLock, Workshop, bring};
-use crate::build::{Session, Work};
+use crate::build::Work;
 use crate::cli;
 use crate::error::{Kind, WithKind as _};
 use crate::parallel;
@@ -42,18 +42,7 @@ fn prepare(workshop: &Workshop, lock: &BuildLock, recipe: &Recipe, args: &cli::S
     workshop.ui.keep_logs(&workshop.dirs.build.join("shell"))?;
     let stock = stock::take(&args.network.mirrors, &workshop.stack, &[recipe], &workshop.dirs, &workshop.ui)?;
     let supply = Supply::usual(args.network.offline, stock);
-    let session = Session {
-        stack: &workshop.stack,
-        workspace: &workshop.workspace,
-        dirs: &workshop.dirs,
-        ui: &workshop.ui,
-        host: &workshop.host,
-        target: workshop.target,
-        store: &store,
-        jobs: parallel::cores(),
-        flags: &workshop.flags,
-        supply: &supply,
-    };
+    let session = workshop.session(&store, &supply, parallel::cores());
     let component = plan.components.first().ok_or_else(|| Kind::Other.error("nothing was planned"))?;
     let work = Work::new(&session, component);
     let at = choose(recipe, args.step.as_deref(), work.unfinished().map(|unfinished| unfinished.step))?;
