@@ -34,19 +34,18 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub mod admin;
-pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod control;
 pub mod definitions;
 pub mod home;
 pub mod install;
-pub mod integrity;
-pub mod manifest;
 pub mod os;
 pub mod ports;
-pub mod service;
 pub mod supervise;
+
+// What the builder knows too.
+pub use dkumonitor_interface::{cli, integrity, manifest, service};
 
 use clap::Parser;
 

@@ -6,7 +6,7 @@ use crate::fetch::Mirror;
 use crate::progress::Verbosity;
 use crate::target::Target;
 use clap::{Args, Parser, Subcommand};
-use dkumonitor_runtime::service::InstallType;
+use dkumonitor_interface::service::InstallType;
 use std::path::PathBuf;
 
 /// Builds the dkumonitor package from pinned sources.

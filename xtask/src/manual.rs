@@ -14,8 +14,7 @@ use clap::builder::PossibleValue;
 use clap::{Arg, Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use dkumonitor_runtime::cli::{self as launcher, dkm};
-use dkumonitor_runtime::commands::complete;
+use dkumonitor_interface::cli::{self as launcher, completions, dkm};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -102,7 +101,7 @@ fn own_function(shell: Shell) -> String {
         Shell::Fish => dkm::Shell::Fish,
         _ => dkm::Shell::Bash,
     };
-    complete::function(shell).to_owned()
+    completions::function(shell).to_owned()
 }
 
 fn completion(mut program: Command, shell: Shell) -> anyhow::Result<String> {

@@ -6,7 +6,7 @@
 //!
 //! The trusted comment, which the signature covers too, says what was signed: a file's name, its time and SHA-256.
 //!
-//! Left to others: verifying ([`crate::verify`], [`dkumonitor_runtime::integrity`]).
+//! Left to others: verifying ([`crate::verify`], [`dkumonitor_interface::integrity`]).
 
 use crate::archive::SIGNATURE;
 use crate::error::{Kind, WithKind as _};
@@ -14,7 +14,7 @@ use crate::fingerprint::hex;
 use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use blake2::{Blake2b512, Digest as _};
-use dkumonitor_runtime::integrity::PublicKey;
+use dkumonitor_interface::integrity::PublicKey;
 use minisign::SecretKeyBox;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use std::fmt::Write as _;
@@ -209,7 +209,7 @@ fn decrypt(text: &str) -> anyhow::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::error::kind_of;
-    use dkumonitor_runtime::integrity::{self, Standing};
+    use dkumonitor_interface::integrity::{self, Standing};
     use minisign::KeyPair;
 
     fn new_key() -> (String, Signer) {

@@ -6,7 +6,7 @@
 
 use crate::error::Kind;
 use crate::stack::recipe::{Action, Recipe, Step};
-use dkumonitor_runtime::manifest::Platform;
+use dkumonitor_interface::manifest::Platform;
 use std::fmt;
 
 /// The platforms, by the names that Rust has for them.

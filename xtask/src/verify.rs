@@ -11,7 +11,7 @@ use crate::archive::{Format, SIGNATURE};
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
 use crate::parallel;
-use dkumonitor_runtime::integrity::{self, PublicKey, Standing};
+use dkumonitor_interface::integrity::{self, PublicKey, Standing};
 use minisign_verify::Signature;
 use std::fs::{self, File};
 use std::io::{self, Read as _};

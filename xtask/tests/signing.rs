@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Outcome, Place, new_key, sha256};
-use dkumonitor_runtime::integrity;
+use dkumonitor_interface::integrity;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

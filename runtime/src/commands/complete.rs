@@ -1,5 +1,5 @@
-//! `dkm completions` and what stands behind it: which words can come next. The shells' own functions are a few lines that ask
-//! `dkm complete`, so that they know the services, and all three know the same as `dkm`'s own shell.
+//! `dkm completions` and what stands behind it: which words can come next. The shells' own functions ([`completions`]) are a few
+//! lines that ask `dkm complete`, so that they know the services, and all three know the same as `dkm`'s own shell.
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -9,59 +9,16 @@ use clap::builder::ArgAction;
 use clap::{Arg, Command, CommandFactory};
 
 use super::names::Known;
+use crate::cli::completions;
 use crate::cli::dkm::{Dkm, Shell};
-
-const BASH: &str = r#"# dkm for bash. In one file: ~/.local/share/bash-completion/completions/dkm
-_dkm() {
-    local dkm="${COMP_WORDS[0]/#\~/$HOME}" line
-    COMPREPLY=()
-    while IFS= read -r line; do
-        COMPREPLY+=("${line%%$'\t'*}")
-    done < <("$dkm" complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
-}
-complete -o bashdefault -o default -F _dkm dkm
-"#;
-
-const ZSH: &str = r#"#compdef dkm
-# dkm for zsh. As a file named _dkm in a folder of fpath
-_dkm() {
-    local line
-    local -a found
-    for line in "${(@f)$("${words[1]/#\~/$HOME}" complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
-        [[ -n $line ]] && found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
-    done
-    if (( $#found )); then _describe -V dkm found; else _files; fi
-}
-if [[ $funcstack[1] == _dkm ]]; then _dkm "$@"; else compdef _dkm dkm; fi
-"#;
-
-const FISH: &str = r#"# dkm for fish. In one file: ~/.config/fish/completions/dkm.fish
-function __dkm_complete
-    set -l words (commandline -opc)
-    $words[1] complete -- $words[2..] (commandline -ct) 2>/dev/null
-end
-complete -c dkm -f -a '(__dkm_complete)'
-complete -c dkm -l home -r -F
-complete -c dkm -l socket -r -F
-"#;
 
 /// Prints the function for a shell.
 ///
 /// # Errors
 /// Never; it is a verb like others.
 pub fn script(shell: Shell) -> Result<ExitCode> {
-    print!("{}", function(shell));
+    print!("{}", completions::function(shell));
     Ok(ExitCode::SUCCESS)
-}
-
-/// The function for a shell.
-#[must_use]
-pub fn function(shell: Shell) -> &'static str {
-    match shell {
-        Shell::Bash => BASH,
-        Shell::Zsh => ZSH,
-        Shell::Fish => FISH,
-    }
 }
 
 /// Prints what can come in place of the last word, one a line, with a tab and a word of explanation.

@@ -35,7 +35,6 @@ pub mod pid;
 pub mod reread;
 pub mod root;
 pub mod run;
-#[cfg(feature = "terminal")]
 pub mod shell;
 pub mod shutdown;
 pub mod signal;
@@ -44,11 +43,9 @@ pub mod status;
 pub mod stop;
 pub mod tail;
 pub mod text;
-#[cfg(feature = "terminal")]
 pub mod top;
 pub mod version;
 pub mod wait;
-pub mod when;
 
 /// Runs a verb. `called_as`: the name that the program was called by, which tells the data folder.
 ///
@@ -64,7 +61,7 @@ pub fn run(arguments: &Dkm, called_as: &OsStr) -> Result<ExitCode> {
     match &arguments.verb {
         Some(Verb::Completions { shell }) => return complete::script(*shell),
         Some(Verb::Complete { words }) => return Ok(complete::answer(arguments, called_as, words)),
-        None if !cfg!(feature = "terminal") || !on_a_terminal() => {
+        None if !on_a_terminal() => {
             eprint!("{}", Dkm::command().render_help());
             return Ok(ExitCode::from(2));
         }
@@ -79,10 +76,7 @@ pub fn run(arguments: &Dkm, called_as: &OsStr) -> Result<ExitCode> {
     }
     match &arguments.verb {
         Some(verb) => act(&home, verb),
-        #[cfg(feature = "terminal")]
         None => shell::run(&home),
-        #[cfg(not(feature = "terminal"))]
-        None => bail!("this program was compiled without a shell"),
     }
 }
 
@@ -114,13 +108,8 @@ fn act(home: &Home, verb: &Verb) -> Result<ExitCode> {
         Verb::Logs(options) => logs::run(home, options),
         Verb::Fg(options) => fg::run(home, options),
         Verb::Run(options) => run::run(home, options),
-        #[cfg(feature = "terminal")]
         Verb::Top(options) => top::run(home, options),
-        #[cfg(feature = "terminal")]
         Verb::Shell => shell::run(home),
-        // The builder has the definitions of all verbs, for the manual, and not what stands behind these.
-        #[cfg(not(feature = "terminal"))]
-        Verb::Top(_) | Verb::Shell => bail!("this program was compiled without what terminals show"),
         Verb::Check(options) => check::run(home, options),
         Verb::Supervisor { start: false } => supervise::run(home.clone()).map(|()| ExitCode::SUCCESS),
         Verb::Supervisor { start: true } => supervise::run_all(home.clone()).map(|()| ExitCode::SUCCESS),

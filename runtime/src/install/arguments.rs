@@ -3,69 +3,68 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 
-use super::plan::{network, web};
+use super::plan::{network, schema, web};
 use crate::cli::Installer;
 
-impl Installer {
-    /// As it was given, by the names of the options.
-    fn words(&self) -> Map<String, Value> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(words)) => words,
-            _ => Map::new(),
+/// As they were given, by the names of the options.
+fn words(arguments: &Installer) -> Map<String, Value> {
+    match serde_json::to_value(arguments) {
+        Ok(Value::Object(words)) => words,
+        _ => Map::new(),
+    }
+}
+
+/// With the defaults filled in, so that what was left out and what was said count the same.
+fn settled(arguments: &Installer) -> Map<String, Value> {
+    let listen = network::listening(arguments);
+    let at = |name: &str| Some(listen[name]);
+    let full = Installer {
+        kind: Some(arguments.kind()),
+        interval: Some(arguments.interval()),
+        retention: Some(schema(arguments)),
+        carbon_listen: at("carbon"),
+        carbonapi_listen: at("carbonapi"),
+        carbonserver_listen: at("carbonserver"),
+        grafana_listen: at("grafana"),
+        tls: web::absolute(&arguments.tls),
+        ..arguments.clone()
+    };
+    let mut words = words(&full);
+    words.remove("data");
+    words
+}
+
+/// In words, what differs between an installation and what is asked for now.
+#[must_use]
+pub fn differences(installed: &Installer, asked: &Installer) -> Vec<String> {
+    let mut asked = asked.clone();
+    // Found out by the installation, and kept since.
+    asked.hostname = asked.hostname.or_else(|| installed.hostname.clone());
+    let (old, new) = (settled(installed), settled(&asked));
+    let changed = new.iter().filter(|(name, value)| old.get(*name) != Some(value));
+    changed.map(|(name, value)| format!("--{name} was {}, and is {}", told(old.get(name)), told(Some(value)))).collect()
+}
+
+/// The arguments of an installation with those replaced that are given now.
+///
+/// # Errors
+/// Never for arguments that were read by this program.
+pub fn replaced(installed: &Installer, asked: &Installer) -> Result<Installer> {
+    let mut all = words(installed);
+    let asked = words(asked);
+    let given = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    };
+    // One of two ways is chosen, and the other one left.
+    for (one, other) in [("tls", "behind-proxy"), ("behind-proxy", "tls")] {
+        if asked.get(one).is_some_and(given) {
+            all.remove(other);
         }
     }
-
-    /// With the defaults filled in, so that what was left out and what was said count the same.
-    fn settled(&self) -> Map<String, Value> {
-        let listen = network::listening(self);
-        let at = |name: &str| Some(listen[name]);
-        let full = Self {
-            kind: Some(self.kind()),
-            interval: Some(self.interval()),
-            retention: Some(self.retention()),
-            carbon_listen: at("carbon"),
-            carbonapi_listen: at("carbonapi"),
-            carbonserver_listen: at("carbonserver"),
-            grafana_listen: at("grafana"),
-            tls: web::absolute(&self.tls),
-            ..self.clone()
-        };
-        let mut words = full.words();
-        words.remove("data");
-        words
-    }
-
-    /// In words, what differs between an installation and what is asked for now.
-    #[must_use]
-    pub fn differences(&self, asked: &Self) -> Vec<String> {
-        let mut asked = asked.clone();
-        // Found out by the installation, and kept since.
-        asked.hostname = asked.hostname.or_else(|| self.hostname.clone());
-        let (old, new) = (self.settled(), asked.settled());
-        let changed = new.iter().filter(|(name, value)| old.get(*name) != Some(value));
-        changed.map(|(name, value)| format!("--{name} was {}, and is {}", told(old.get(name)), told(Some(value)))).collect()
-    }
-
-    /// The arguments of an installation with those replaced that are given now.
-    ///
-    /// # Errors
-    /// Never for arguments that were read by this program.
-    pub fn with(&self, asked: &Self) -> Result<Self> {
-        let mut words = self.words();
-        let given = |value: &Value| match value {
-            Value::Null | Value::Bool(false) => false,
-            Value::Array(list) => !list.is_empty(),
-            _ => true,
-        };
-        words.extend(asked.words().into_iter().filter(|(name, value)| name != "data" && given(value)));
-        // One of two ways is chosen, and the other one left.
-        for (one, other) in [("tls", "behind-proxy"), ("behind-proxy", "tls")] {
-            if asked.words().get(one).is_some_and(given) {
-                words.remove(other);
-            }
-        }
-        serde_json::from_value(Value::Object(words)).context("cannot put the arguments together")
-    }
+    all.extend(asked.into_iter().filter(|(name, value)| name != "data" && given(value)));
+    serde_json::from_value(Value::Object(all)).context("cannot put the arguments together")
 }
 
 /// A value as it is typed.
@@ -94,10 +93,10 @@ mod tests {
             carbon_listen: Some(std::net::Ipv4Addr::LOCALHOST.into()),
             ..Installer::default()
         };
-        assert_eq!(installed.differences(&again), Vec::<String>::new());
+        assert_eq!(differences(&installed, &again), Vec::<String>::new());
         let other = Installer { interval: Some(60), retention: Some("60s:1d".to_owned()), ..again };
         assert_eq!(
-            installed.differences(&other),
+            differences(&installed, &other),
             ["--interval was 10, and is 60", "--retention was 10s:6h,60s:7d,600s:1y, and is 60s:1d"]
         );
     }
@@ -119,6 +118,6 @@ mod tests {
             behind_proxy: Some("https://x/".to_owned()),
             ..Installer::default()
         };
-        assert_eq!(installed.with(&asked).unwrap(), wanted);
+        assert_eq!(replaced(&installed, &asked).unwrap(), wanted);
     }
 }

@@ -79,12 +79,6 @@ pub fn links(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lower-case hex.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Makes a folder that only its owner can enter, with its parents.
 ///
 /// # Errors

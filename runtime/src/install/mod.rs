@@ -139,7 +139,7 @@ fn show_problems(arguments: &Installer, what: &str, data: &Path, problems: &Prob
 fn again(arguments: &Installer, home: &Home, bundle: &Path) -> Result<ExitCode> {
     let record = Record::read(home.root())?;
     let place = home.root().display();
-    let differences = record.arguments.differences(arguments);
+    let differences = arguments::differences(&record.arguments, arguments);
     if !differences.is_empty() {
         bail!(
             "cannot install into {place}: it is a data folder already, with other arguments ({}). `installer --update -d DIR` with those \

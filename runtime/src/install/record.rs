@@ -11,11 +11,11 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::build::hex;
 use super::plan::{Plan, web};
 use super::render::Rendered;
 use crate::cli::Installer;
 use crate::home::{self, Home, RECORD};
+use crate::integrity::hex;
 use crate::service::InstallType;
 
 /// The number of the format.

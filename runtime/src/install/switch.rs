@@ -15,8 +15,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::build::{BUNDLE, hex, make_folder, write};
+use super::build::{BUNDLE, make_folder, write};
 use crate::home;
+use crate::integrity::hex;
 
 /// Where a switch is prepared; what is left of a killed one has no meaning but its list of services.
 pub const DRAFT: &str = "update.draft";

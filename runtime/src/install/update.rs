@@ -17,7 +17,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::build::{self, BUNDLE, hex, make_folder, write};
+use super::arguments;
+use super::build::{self, BUNDLE, make_folder, write};
 use super::plan::{self, Plan, Purpose};
 use super::record::Record;
 use super::render::{self, Rendered};
@@ -25,6 +26,7 @@ use super::switch::{self, Change, Content, Switch};
 use super::{ask, database, restart, show_problems};
 use crate::cli::Installer;
 use crate::home::{Home, RECORD};
+use crate::integrity::hex;
 use crate::manifest::Manifest;
 
 /// Held while a data folder changes its version.
@@ -42,7 +44,7 @@ pub fn update(arguments: &Installer, bundle: &Path, manifest: &Manifest) -> Resu
     finish_earlier(root)?;
     let record = Record::read(root)?;
     refuse_older(&record, manifest)?;
-    let mut wanted = record.arguments.with(arguments)?;
+    let mut wanted = arguments::replaced(&record.arguments, arguments)?;
     wanted.data = root.to_owned();
     if wanted.kind() != record.kind {
         bail!(

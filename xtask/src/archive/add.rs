@@ -5,7 +5,7 @@ use super::output::Output;
 use super::tree::{Entry, RECORD, Stamp, What, pad};
 use crate::error::{Kind, WithKind as _};
 use anyhow::Context as _;
-use dkumonitor_runtime::manifest::SIGNATURE_NAME;
+use dkumonitor_interface::manifest::SIGNATURE_NAME;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};

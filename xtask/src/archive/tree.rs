@@ -1,7 +1,7 @@
 //! What goes into an archive: the entries of a tree in their order, and their tar headers.
 
 use anyhow::Context as _;
-use dkumonitor_runtime::manifest::SIGNATURE_NAME;
+use dkumonitor_interface::manifest::SIGNATURE_NAME;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;

@@ -18,7 +18,7 @@ use crate::stage::{self, Bundle, Extent, Standing};
 use crate::store::{self, Record, Store};
 use crate::supply::{Supply, stock};
 use crate::{events, fetch, host};
-use dkumonitor_runtime::service::InstallType;
+use dkumonitor_interface::service::InstallType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 

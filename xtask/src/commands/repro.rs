@@ -14,7 +14,7 @@ use crate::repro::second::Second;
 use crate::stack::recipe::Recipe;
 use crate::stage::{self, Extent};
 use crate::store::Store;
-use dkumonitor_runtime::service::InstallType;
+use dkumonitor_interface::service::InstallType;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -9,8 +9,8 @@ use crate::error::{Kind, WithKind as _};
 use crate::sign::Signer;
 use crate::stage;
 use crate::verify::contents::{self, Contents};
-use dkumonitor_runtime::integrity::{self, Standing};
-use dkumonitor_runtime::manifest::{FILE_NAME, SIGNATURE_NAME};
+use dkumonitor_interface::integrity::{self, Standing};
+use dkumonitor_interface::manifest::{FILE_NAME, SIGNATURE_NAME};
 use std::path::Path;
 
 /// Signs files.

@@ -3,7 +3,7 @@
 use crate::cli;
 use crate::error::{Kind, WithKind as _};
 use crate::verify::{self, With};
-use dkumonitor_runtime::integrity;
+use dkumonitor_interface::integrity;
 
 /// Verifies, and prints what was found.
 ///

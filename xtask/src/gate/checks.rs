@@ -8,7 +8,7 @@ use crate::archive::read::{self, Member, MemberKind};
 use crate::elf::{self, Binary, Version};
 use crate::error::Kind;
 use crate::fingerprint;
-use dkumonitor_runtime::manifest::{self, FileKind, Manifest};
+use dkumonitor_interface::manifest::{self, FileKind, Manifest};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};

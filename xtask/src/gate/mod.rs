@@ -23,7 +23,7 @@ use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
 use crate::progress::{self, Step};
 use crate::stack::Stack;
-use dkumonitor_runtime::manifest::{self, Manifest, Platform};
+use dkumonitor_interface::manifest::{self, Manifest, Platform};
 use policy::Policy;
 use sizes::Sizes;
 use std::fmt::Write as _;

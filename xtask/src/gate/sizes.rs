@@ -5,7 +5,7 @@
 
 use crate::error::{Kind, WithKind as _};
 use crate::progress;
-use dkumonitor_runtime::manifest::{FileKind, Manifest};
+use dkumonitor_interface::manifest::{FileKind, Manifest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;

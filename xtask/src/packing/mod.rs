@@ -8,7 +8,7 @@ use crate::archive::Format;
 use crate::dirs::Dirs;
 use crate::error::{Kind, WithKind as _};
 use anyhow::Context as _;
-use dkumonitor_runtime::manifest::{FileKind, Manifest};
+use dkumonitor_interface::manifest::{FileKind, Manifest};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;

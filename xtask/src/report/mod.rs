@@ -12,7 +12,7 @@ pub mod sbom;
 use crate::account::{Kept, Package};
 use crate::error::Kind;
 use crate::stack::lock::Source;
-use dkumonitor_runtime::manifest::Manifest;
+use dkumonitor_interface::manifest::Manifest;
 use policy::{Concluded, Policy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

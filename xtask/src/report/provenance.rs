@@ -10,7 +10,7 @@ use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
 use crate::stage::Piece;
 use crate::store::Ran;
-use dkumonitor_runtime::manifest::{Component, Manifest, SourceId};
+use dkumonitor_interface::manifest::{Component, Manifest, SourceId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use super::{Facts, Item, Part};
 use crate::account::{Ecosystem, Evidence};
 use crate::elf::Version;
 use base64::Engine as _;
-use dkumonitor_runtime::manifest::{Component, SourceId};
+use dkumonitor_interface::manifest::{Component, SourceId};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,7 +4,7 @@ use super::reason::{self, Sides};
 use crate::archive::read::{self, Member, MemberKind};
 use crate::fingerprint;
 use anyhow::Context as _;
-use dkumonitor_runtime::manifest;
+use dkumonitor_interface::manifest;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

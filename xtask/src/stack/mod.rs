@@ -7,7 +7,7 @@ pub mod lock;
 pub mod recipe;
 
 use crate::error::Kind;
-use dkumonitor_runtime::service::InstallType;
+use dkumonitor_interface::service::InstallType;
 use lock::{Lock, Origin, Source};
 use recipe::{Recipe, WORKSPACE};
 use std::collections::BTreeSet;

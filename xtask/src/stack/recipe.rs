@@ -7,7 +7,7 @@
 use crate::elf::Version;
 use crate::error::Kind;
 use crate::stack::lock::{is_plain_name, stays_inside};
-use dkumonitor_runtime::service::Service;
+use dkumonitor_interface::service::Service;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

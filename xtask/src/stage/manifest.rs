@@ -6,7 +6,7 @@ use crate::error::Kind;
 use crate::fingerprint::{Entry, EntryKind};
 use crate::stack::Material;
 use crate::stack::lock::Origin;
-use dkumonitor_runtime::manifest::{self, Component, FileEntry, FileKind, Manifest, Platform, SourceId};
+use dkumonitor_interface::manifest::{self, Component, FileEntry, FileKind, Manifest, Platform, SourceId};
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -8,7 +8,7 @@ use crate::fingerprint::{self, Entry};
 use crate::report::provenance::{self, Making, Output};
 use crate::report::{self, Facts, Papers, Part};
 use crate::stack::Material;
-use dkumonitor_runtime::manifest::{FILE_NAME, Manifest};
+use dkumonitor_interface::manifest::{FILE_NAME, Manifest};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;

@@ -14,8 +14,8 @@ use tar::{Builder, EntryType, Header};
 
 use super::{ABOUT, About, SCHEMA, SUMS, TOP, now};
 use crate::home::Home;
-use crate::install::build::hex;
 use crate::install::{database, switch};
+use crate::integrity::hex;
 
 /// What is left out of a data folder: it belongs to what runs, or is no more than a way back.
 const LEFT_OUT: [&str; 3] = ["run", switch::PREVIOUS, switch::DRAFT];

@@ -16,9 +16,10 @@ use super::super::User;
 use super::{About, now, unpack};
 use crate::cli::admin;
 use crate::home::{Home, RECORD, write_renamed};
-use crate::install::build::{hex, make_folder};
+use crate::install::build::make_folder;
 use crate::install::record::Record;
 use crate::install::{bundle_root, switch, update};
+use crate::integrity::hex;
 use crate::manifest::Manifest;
 use crate::supervise::child;
 

@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 
 use super::{ABOUT, About, SCHEMA, SUMS, TOP};
-use crate::install::build::{hex, make_folder};
+use crate::install::build::make_folder;
+use crate::integrity::hex;
 
 /// Zeros of this length are not written: whisper files consist of them mostly.
 const BLOCK: usize = 4096;

@@ -73,28 +73,14 @@ pub enum Purpose<'a> {
     Update(&'a BTreeMap<String, u16>),
 }
 
-impl Installer {
-    /// The type of installation.
-    #[must_use]
-    pub fn kind(&self) -> InstallType {
-        self.kind.unwrap_or(InstallType::All)
-    }
-
-    /// Seconds between two measurements.
-    #[must_use]
-    pub fn interval(&self) -> u32 {
-        self.interval.unwrap_or(10)
-    }
-
-    /// The whisper schema.
-    #[must_use]
-    pub fn retention(&self) -> String {
-        self.retention.clone().unwrap_or_else(|| retention::default_for(self.interval().clamp(1, MOST_SECONDS)))
-    }
-}
-
 /// The longest time between two measurements.
 const MOST_SECONDS: u32 = 3_600;
+
+/// The whisper schema.
+#[must_use]
+pub fn schema(arguments: &Installer) -> String {
+    arguments.retention.clone().unwrap_or_else(|| retention::default_for(arguments.interval().clamp(1, MOST_SECONDS)))
+}
 
 /// Looks at everything.
 ///
@@ -115,7 +101,7 @@ pub fn make(arguments: &Installer, bundle: &Path, manifest: &Manifest, purpose: 
     if !(1..=MOST_SECONDS).contains(&arguments.interval()) {
         problems.0.push(format!("--interval {}: it has to be from 1 to {MOST_SECONDS} seconds", arguments.interval()));
     }
-    let schema = arguments.retention();
+    let schema = schema(arguments);
     let schema = problems.note(retention::check(&schema).with_context(|| format!("--retention {schema}")));
     let peers = problems.note(network::peers(arguments));
     // Through the link, so that another version changes no file by that alone.
@@ -168,7 +154,7 @@ fn context(arguments: &Installer, ports: BTreeMap<&'static str, u16>, peers: net
         listen.iter().map(|(&name, &address)| (name, endpoint(name, ports::reachable(address)))).collect();
     let own_carbon = || Carbon { host: ports::reachable(listen["carbon"]).to_string(), port: ports["carbon"] };
     let (host_stem, host_leaf) = hostname.rfind('.').map_or(("", &*hostname), |dot| hostname.split_at(dot + 1));
-    let stores = parts::components(arguments.kind()).contains(&"go-carbon");
+    let stores = arguments.kind().components().contains(&"go-carbon");
     Context {
         kind: arguments.kind().to_string(),
         host_stem: host_stem.to_owned(),
@@ -176,7 +162,7 @@ fn context(arguments: &Installer, ports: BTreeMap<&'static str, u16>, peers: net
         host_glob: vec!["*"; hostname.split('.').count()].join("."),
         hostname,
         interval: arguments.interval().clamp(1, MOST_SECONDS),
-        retention: arguments.retention(),
+        retention: schema(arguments),
         // A frontend that was not told of a carbon has nowhere to send its own figures to.
         figures: if stores {
             reach["carbon"].clone()

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Problems, Purpose, parts};
+use super::{Problems, Purpose};
 use crate::cli::Installer;
 use crate::install::context::Carbon;
 use crate::ports;
@@ -40,7 +40,7 @@ pub fn port_numbers(arguments: &Installer) -> Result<BTreeMap<&'static str, u16>
 pub fn listening(arguments: &Installer) -> BTreeMap<&'static str, IpAddr> {
     let (loopback, every) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv4Addr::UNSPECIFIED));
     let alone = arguments.kind() == InstallType::All;
-    let has_grafana = parts::components(arguments.kind()).contains(&"grafana");
+    let has_grafana = arguments.kind().components().contains(&"grafana");
     let carbon = arguments.carbon_listen.unwrap_or(if alone { loopback } else { every });
     let proxied = arguments.behind_proxy.is_some();
     BTreeMap::from([

@@ -11,24 +11,11 @@ use crate::install::context::{Context, environment};
 use crate::manifest::Manifest;
 use crate::service::{InstallType, Service};
 
-/// The components that a type consists of. A bundle may lack some; it then is no bundle for that type.
-#[must_use]
-pub fn components(kind: InstallType) -> &'static [&'static str] {
-    match kind {
-        InstallType::All => &["go-carbon", "carbonapi", "grafana", "collectd"],
-        InstallType::Server => &["go-carbon", "carbonapi", "grafana"],
-        InstallType::Agent => &["collectd"],
-        InstallType::Backend => &["go-carbon", "carbonapi"],
-        InstallType::Frontend => &["carbonapi", "grafana"],
-        InstallType::BackendAgent => &["go-carbon", "carbonapi", "collectd"],
-    }
-}
-
 /// The collectd that will be used.
 pub fn which_collectd(arguments: &Installer, bundle: &Path, problems: &mut Problems) -> Collectd {
     if arguments.system_collectd {
         let kind = arguments.kind();
-        if !components(kind).contains(&"collectd") {
+        if !kind.components().contains(&"collectd") {
             problems.0.push(format!("--system-collectd: the type {kind} has no collectd"));
         }
         match Collectd::of_host() {
@@ -46,14 +33,14 @@ pub fn definitions(arguments: &Installer, manifest: &Manifest, problems: &mut Pr
     if arguments.system_collectd && !services.iter().any(|service| service.name == "collectd") {
         services.extend(problems.note(Collectd::service(manifest)));
     }
-    services.retain(|service| service.types.contains(&kind) || components(kind).contains(&service.name.as_str()));
+    services.retain(|service| service.types.contains(&kind) || kind.components().contains(&service.name.as_str()));
     let lacks = |name: &str| !services.iter().any(|service| service.name == name);
-    let missing: Vec<&str> = components(kind).iter().copied().filter(|name| lacks(name)).collect();
+    let missing: Vec<&str> = kind.components().iter().copied().filter(|name| lacks(name)).collect();
     if !missing.is_empty() {
         let has = |name: &&str| manifest.services.iter().any(|service| service.name == **name);
         let possible: Vec<String> = <InstallType as clap::ValueEnum>::value_variants()
             .iter()
-            .filter(|&&other| components(other).iter().all(has))
+            .filter(|&&other| other.components().iter().all(has))
             .map(ToString::to_string)
             .collect();
         problems.0.push(format!(

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Problems, parts};
+use super::Problems;
 use crate::service::{InstallType, Service};
 
 /// How long the path of a Unix socket may be, its end included, where the system takes the least.
@@ -92,7 +92,7 @@ pub fn space(data: &Path, kind: InstallType) -> Result<()> {
 
 /// In words, that this is too little.
 fn too_little(bytes: u64, inodes: u64, kind: InstallType) -> Option<String> {
-    let has = |name: &str| parts::components(kind).contains(&name);
+    let has = |name: &str| kind.components().contains(&name);
     // Some hours of a few machines' series; Grafana's database; logs before they are rotated.
     let megabytes = if has("go-carbon") { 500 } else { 50 } + if has("grafana") { 100 } else { 0 };
     // Every series is a file.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{network, parts};
+use super::network;
 use crate::cli::Installer;
 use crate::install::context::Web;
 use crate::ports;
@@ -22,7 +22,7 @@ pub fn look(arguments: &Installer, port: u16) -> Result<Web> {
         (None, []) => "",
         (None, _) => "--tls",
     };
-    if !wanted.is_empty() && !parts::components(kind).contains(&"grafana") {
+    if !wanted.is_empty() && !kind.components().contains(&"grafana") {
         bail!("{wanted} is for Grafana, which the type {kind} does not have");
     }
     let here = SocketAddr::new(ports::reachable(network::listening(arguments)["grafana"]), port).to_string();

@@ -55,8 +55,8 @@ pub mod keeper;
 pub mod names;
 pub mod read;
 pub mod spool;
-pub mod stamp;
 
+pub use dkumonitor_interface::stamp;
 pub use file::Log;
 pub use read::{History, Line, last_lines, last_lines_and_end};
 use spool::{Place, Spool};

@@ -5,12 +5,10 @@
 
 use super::dashboards::Dashboard;
 use super::{Fault, Line, Surroundings, http};
-use dkumonitor_runtime::home::Home;
-use dkumonitor_runtime::install::plan::parts::components;
-use dkumonitor_runtime::manifest::Manifest;
-use dkumonitor_runtime::service::{InstallType, Protocol, Service};
+use dkumonitor_interface::manifest::Manifest;
+use dkumonitor_interface::service::{InstallType, Protocol, Service};
 use serde_json::Value;
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -141,7 +139,7 @@ impl Trial<'_> {
         }
         let text = self.launcher(&self.bundle.join("installer"), &words)?;
         let said: Value = serde_json::from_str(&text).map_err(|error| fault(format!("`installer --json`: {error}: {text}")))?;
-        let services = Home::open(&self.data).and_then(|home| home.services()).map_err(|error| fault(format!("{error:#}")))?;
+        let services = definitions(&self.data.join("conf/services.d"))?;
         let password = said["grafana-password"].as_str().map(str::to_owned);
         Ok(Installed { kind, services, password, listener })
     }
@@ -406,11 +404,25 @@ impl Trial<'_> {
     }
 }
 
+/// The services that the installer has defined; the supervisor, which reads the same files, puts them in order.
+fn definitions(folder: &Path) -> Outcome<Vec<Service>> {
+    let all = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let mut paths: Vec<PathBuf> =
+        all.map_err(|error| fault(format!("{}: {error}", folder.display())))?.iter().map(DirEntry::path).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let text = fs::read_to_string(path).map_err(|error| fault(format!("{}: {error}", path.display())))?;
+        toml::from_str(&text).map_err(|error| fault(format!("{}: {error}", path.display())))
+    };
+    paths.iter().map(read).collect()
+}
+
 /// The type of installation that uses most of what the bundle has; none where none has all its components.
 fn widest(manifest: &Manifest) -> Option<InstallType> {
     use InstallType::{Agent, All, Backend, BackendAgent, Server};
     let has = |name: &&str| manifest.services.iter().any(|service| service.name == **name);
-    [All, Server, BackendAgent, Backend, Agent].into_iter().find(|kind| components(*kind).iter().all(has))
+    [All, Server, BackendAgent, Backend, Agent].into_iter().find(|kind| kind.components().iter().all(has))
 }
 
 /// The first of four ports in a row that nobody has.

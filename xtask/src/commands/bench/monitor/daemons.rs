@@ -3,7 +3,7 @@
 use super::{PORTS, free_ports, wait_for_port};
 use crate::commands::bench::measure::{kill, wait_for};
 use anyhow::Context as _;
-use dkumonitor_runtime::service::{Question, Service};
+use dkumonitor_interface::service::{Question, Service};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};

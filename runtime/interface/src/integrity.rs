@@ -19,7 +19,6 @@ use sha2::{Digest, Sha256};
 
 pub use minisign_verify::PublicKey;
 
-use crate::install::build::hex;
 use crate::manifest::{FILE_NAME, FileKind, Manifest, SIGNATURE_NAME};
 
 /// How it stands with a signature.
@@ -170,4 +169,10 @@ fn hash(path: &Path) -> Result<String> {
         }
         hasher.update(&buffer[..count]);
     }
+}
+
+/// Lower-case hex.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::when::{Since, Span};
+use super::when::{Since, Span};
 use crate::service::StopSignal;
 
 /// What the verbs that change something end with.

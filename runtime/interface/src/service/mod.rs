@@ -10,8 +10,8 @@
 //! installer renders them once with [`Service::map_strings`], and the supervisor reads plain values. Unknown keys are refused
 //! everywhere, so a misspelt key is an error and not a default.
 //!
-//! This module promises that what it accepts is consistent ([`Service::validate`]); running services is left to
-//! [`supervise`](crate::supervise).
+//! This module promises that what it accepts is consistent ([`Service::validate`]); running services is left to the
+//! launcher's supervisor.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -174,6 +174,21 @@ pub enum InstallType {
     Frontend,
     /// Storage, queries and this machine's own metrics, without pictures
     BackendAgent,
+}
+
+impl InstallType {
+    /// The components that a type consists of. A bundle may lack some; it then is no bundle for that type.
+    #[must_use]
+    pub fn components(self) -> &'static [&'static str] {
+        match self {
+            Self::All => &["go-carbon", "carbonapi", "grafana", "collectd"],
+            Self::Server => &["go-carbon", "carbonapi", "grafana"],
+            Self::Agent => &["collectd"],
+            Self::Backend => &["go-carbon", "carbonapi"],
+            Self::Frontend => &["carbonapi", "grafana"],
+            Self::BackendAgent => &["go-carbon", "carbonapi", "collectd"],
+        }
+    }
 }
 
 impl fmt::Display for InstallType {

@@ -1,4 +1,4 @@
-//! Every command and every flag. The comments are the help. Those of `dkm` are in [`dkm`], those of `dkmadmin` in [`admin`].
+//! Every command and every flag of the launcher. The comments are the help. Those of `dkm` are in [`dkm`], those of `dkmadmin` in [`admin`].
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::service::InstallType;
 
 pub mod admin;
+pub mod completions;
 pub mod dkm;
+pub mod when;
 
 pub use admin::{Admin, AdminVerb, Verify};
 pub use dkm::Dkm;
@@ -131,6 +133,20 @@ pub struct Installer {
     #[arg(long)]
     #[serde(skip)]
     pub json: bool,
+}
+
+impl Installer {
+    /// The type of installation.
+    #[must_use]
+    pub fn kind(&self) -> InstallType {
+        self.kind.unwrap_or(InstallType::All)
+    }
+
+    /// Seconds between two measurements.
+    #[must_use]
+    pub fn interval(&self) -> u32 {
+        self.interval.unwrap_or(10)
+    }
 }
 
 /// What the installer does with a data folder that is there.

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::clock::utc;
-use crate::supervise::logs::stamp;
+use crate::stamp;
 
 /// A length of time: `90`, `1.5s`, `500ms`, `5min`, `2h`, `3d`, `1h30m`. A number alone is seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
