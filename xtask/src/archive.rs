@@ -3,7 +3,7 @@
 //! Promises: the same tree gives the same bytes, on any machine and with any number of cores: entries sorted by the
 //! bytes of their names, owners 0 and nameless, one time for all, modes 0755 or 0644. Any tar reads it. The archive
 //! appears whole or not at all, and its `.sha256` (for `sha256sum -c`) beside it. A file that changes while it is read is
-//! an error. Memory is bounded, whatever the tree's size: some 10 MB for each core, for xz 18 MB.
+//! an error. Memory is bounded, whatever the tree's size and however many cores there are: see [`work`].
 //!
 //! A signature of the bundle's manifest is the last entry. [`add_signature`] puts one into a whole archive: all else stays as it
 //! is, byte for byte, and the result is what [`write`] would have made of the tree with its signature.

@@ -7,6 +7,7 @@ use crate::progress::Verbosity;
 use crate::target::Target;
 use clap::{Args, Parser, Subcommand};
 use dkumonitor_interface::service::InstallType;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Builds the dkumonitor package from pinned sources.
@@ -73,7 +74,7 @@ pub enum Command {
         without_network: bool,
         /// The command and its arguments
         #[arg(required = true, last = true)]
-        words: Vec<std::ffi::OsString>,
+        words: Vec<OsString>,
     },
     /// Run a bundle apart from the rest of the machine (what the gate starts)
     #[command(hide = true, name = crate::gate::trial::COMMAND)]
@@ -86,14 +87,14 @@ pub enum Command {
     SomebodyElse {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<std::ffi::OsString>,
+        words: Vec<OsString>,
     },
     /// Run a command without network (what the shell of a step is wrapped in)
     #[command(hide = true, name = crate::sandbox::COMMAND)]
     WithoutNetwork {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<std::ffi::OsString>,
+        words: Vec<OsString>,
     },
 }
 
@@ -400,7 +401,7 @@ pub struct Shell {
     pub step: Option<String>,
     /// A command to run there instead of your shell
     #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<std::ffi::OsString>,
+    pub command: Vec<OsString>,
     #[command(flatten)]
     pub common: Common,
     #[command(flatten)]
@@ -493,6 +494,9 @@ pub struct Bench {
     /// How often each command is run
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub runs: u8,
+    /// Run this command, and print the most memory that it held, instead
+    #[arg(last = true, hide = true, value_name = "COMMAND")]
+    pub peak_of: Vec<OsString>,
     /// Of the launcher: measure this program instead of compiling it
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,

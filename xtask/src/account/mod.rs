@@ -230,9 +230,12 @@ impl Taking {
         let cannot = || format!("cannot write below {}", folder.display());
         std::fs::create_dir_all(&texts).kind(Kind::Stage, cannot)?;
         let hashes: Vec<&String> = self.texts.keys().collect();
+        let recogniser = (!hashes.is_empty()).then(texts::Recogniser::shared);
         let seen = crate::parallel::each_on(crate::parallel::cores(), &hashes, |hash| {
-            Ok(texts::licences(&String::from_utf8_lossy(&self.texts[*hash])))
+            let text = String::from_utf8_lossy(&self.texts[*hash]);
+            Ok(recogniser.as_ref().map(|recogniser| recogniser.licences(&text)).unwrap_or_default())
         })?;
+        drop(recogniser);
         self.account.seen = hashes.into_iter().cloned().zip(seen).collect();
         for (sha256, content) in &self.texts {
             std::fs::write(texts.join(sha256), content).kind(Kind::Stage, cannot)?;

@@ -6,7 +6,7 @@ use spdx::detection::{LicenseType, Store, TextData};
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// What licence texts are called, in upper case.
 const WORDS: [&str; 7] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE", "COPYRIGHT", "PATENTS"];
@@ -131,11 +131,43 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-static STORE: LazyLock<Store> = LazyLock::new(|| {
+/// What knows licences by their texts. It takes ten megabytes: those who recognise texts at the same time share one, and it is gone
+/// with the last of them.
+pub struct Recogniser(Arc<Store>);
+
+static SHARED: Mutex<Weak<Store>> = Mutex::new(Weak::new());
+
+impl Recogniser {
+    /// The one that there is, or else a new one.
+    pub fn shared() -> Self {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = shared.upgrade().unwrap_or_else(|| {
+            let made = Arc::new(store());
+            *shared = Arc::downgrade(&made);
+            made
+        });
+        Self(store)
+    }
+
+    /// The licences that a text holds, by their SPDX identifiers; none where nothing is known that is alike.
+    pub fn licences(&self, text: &str) -> BTreeSet<String> {
+        if text.len() > LONGEST_LICENCE {
+            return BTreeSet::new();
+        }
+        let scanner = Scanner::new(&self.0).confidence_threshold(CONFIDENCE).optimize(true).max_passes(6);
+        let found = scanner.scan(&TextData::new(text));
+        let whole = found.license.into_iter().map(|licence| licence.name);
+        let parts = found.containing.into_iter().map(|part| part.license.name);
+        whole.chain(parts).map(str::to_owned).collect()
+    }
+}
+
+/// The licences that are looked for, taken apart as texts are compared.
+fn store() -> Store {
     let mut store = Store::new();
     for name in LOOKED_FOR {
         if let Some(text) = standard(name) {
-            store.add_license(name.to_owned(), TextData::new(text));
+            store.add_license(name.to_owned(), TextData::new(text).without_text());
         }
     }
     // How Apache's licence is often given: by the words that it wants to stand in each file.
@@ -146,20 +178,8 @@ static STORE: LazyLock<Store> = LazyLock::new(|| {
                   KIND, either express or implied. See the License for the specific language governing permissions and limitations \
                   under the License.";
     // It was added above.
-    let _ = store.add_variant("Apache-2.0", LicenseType::Header, TextData::new(header));
+    let _ = store.add_variant("Apache-2.0", LicenseType::Header, TextData::new(header).without_text());
     store
-});
-
-/// The licences that a text holds, by their SPDX identifiers; none where nothing is known that is alike.
-pub fn licences(text: &str) -> BTreeSet<String> {
-    if text.len() > LONGEST_LICENCE {
-        return BTreeSet::new();
-    }
-    let scanner = Scanner::new(&STORE).confidence_threshold(CONFIDENCE).optimize(true).max_passes(6);
-    let found = scanner.scan(&TextData::new(text));
-    let whole = found.license.into_iter().map(|licence| licence.name);
-    let parts = found.containing.into_iter().map(|part| part.license.name);
-    whole.chain(parts).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -178,7 +198,8 @@ mod tests {
 
     #[test]
     fn licences_are_known_by_their_texts() {
-        let of = |text: &str| licences(text).into_iter().collect::<Vec<_>>().join(" AND ");
+        let recogniser = Recogniser::shared();
+        let of = |text: &str| recogniser.licences(text).into_iter().collect::<Vec<_>>().join(" AND ");
         let mit = standard("MIT").unwrap();
         assert_eq!(of(&format!("The MIT License (MIT)\n\nCopyright (c) 2013 TOML authors\n\n{mit}")), "MIT");
         assert_eq!(of(standard("Apache-2.0").unwrap()), "Apache-2.0");
@@ -187,5 +208,20 @@ mod tests {
         assert_eq!(of(standard("SSPL-1.0").unwrap()), "SSPL-1.0");
         assert_eq!(of("You may use this on Sundays if it does not rain, and tell nobody of it.\n"), "");
         assert!(LOOKED_FOR.iter().all(|name| standard(name).is_some() && spdx::license_id(name).is_some()));
+    }
+
+    #[test]
+    fn the_recogniser_is_shared_and_gone_when_nobody_recognises() {
+        let one = Recogniser::shared();
+        let other = Recogniser::shared();
+        assert!(Arc::ptr_eq(&one.0, &other.0));
+        let weak = Arc::downgrade(&one.0);
+        drop((one, other));
+        // Another test may hold it at this moment.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while weak.upgrade().is_some() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(weak.upgrade().is_none());
     }
 }

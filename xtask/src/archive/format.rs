@@ -18,8 +18,8 @@ const GZ_LEVEL: i32 = 6;
 const XZ_PRESET: u32 = 6;
 
 /// How far back xz looks, in bytes. It needs about 12 times as much memory for each core, which at the preset's own 8 MiB is
-/// 94 MB; with blocks of 2 MiB this costs half a percent.
-const XZ_WINDOW: u32 = 1024 * 1024;
+/// 94 MB; with blocks of 2 MiB this costs one percent.
+const XZ_WINDOW: u32 = 512 * 1024;
 
 /// zstd's level, of 1 to 19.
 #[cfg(feature = "zstd")]
@@ -87,6 +87,16 @@ impl Format {
             Self::Deb => "deb",
             Self::Rpm => "rpm",
             Self::Oci => "oci.tar",
+        }
+    }
+
+    /// What a thread that makes blocks holds at most, in bytes: its compressor, a plain block, the compressed one in work and those
+    /// that wait to be written.
+    pub(super) fn memory(self) -> usize {
+        match self {
+            Self::Gz => 7 * 1024 * 1024,
+            Self::Xz => 11 * 1024 * 1024,
+            _ => 16 * 1024 * 1024,
         }
     }
 

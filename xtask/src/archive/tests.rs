@@ -413,3 +413,12 @@ proptest! {
         prop_assert!(new <= 8, "{} of {} blocks are new", new, after.len());
     }
 }
+
+#[test]
+fn there_are_no_more_threads_than_memory_is_promised_for() {
+    for format in [Format::Gz, Format::Xz, Format::Zst] {
+        assert_eq!([0, 1, 2].map(|cores| work::threads(format, cores)), [1, 1, 2], "{format}");
+        let many = work::threads(format, 256);
+        assert!(many * format.memory() <= work::BUDGET && (many + 1) * format.memory() > work::BUDGET, "{format}: {many}");
+    }
+}

@@ -1,9 +1,9 @@
 //! The threads that make the blocks, and the order in which they come out.
 //!
 //! Memory is bounded: each thread has one plain block and its compressor, and there are no more compressed blocks, waiting
-//! or in work, than [`AHEAD`] for each thread; their buffers go round.
+//! or in work, than [`AHEAD`] for each thread; their buffers go round. There are no more threads than [`BUDGET`] is enough for.
 
-use super::blocks::Piece;
+use super::blocks::{LARGEST, Piece};
 use super::cache::Cache;
 use super::format::{Format, Packer};
 use super::output::Output;
@@ -14,8 +14,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+/// A block with the header and the padding of a file that has it alone.
+const LONGEST: usize = LARGEST as usize + 4 * RECORD;
+
 /// How many blocks for each thread may be ahead of the one that is written next.
 const AHEAD: usize = 2;
+
+/// What all threads together may hold, in bytes. The rest of the program takes some 25 MB, and it promises to do with 64.
+pub(super) const BUDGET: usize = 34 * 1024 * 1024;
+
+/// How many threads make blocks of this form where there are so many cores.
+pub(super) fn threads(format: Format, cores: usize) -> usize {
+    cores.min(BUDGET / format.memory()).max(1)
+}
 
 /// All that the threads share.
 pub(super) struct Work<'a> {
@@ -63,8 +74,9 @@ impl Pace {
 type Member = anyhow::Result<(Vec<u8>, bool)>;
 
 impl Work<'_> {
-    /// Makes all blocks with `jobs` threads and writes them in order; gives how many the cache had.
-    pub(super) fn run(&self, jobs: usize, output: &mut Output) -> anyhow::Result<usize> {
+    /// Makes all blocks on so many cores and writes them in order; gives how many the cache had.
+    pub(super) fn run(&self, cores: usize, output: &mut Output) -> anyhow::Result<usize> {
+        let jobs = threads(self.format, cores);
         let (next, pace) = (AtomicUsize::new(0), Pace::default());
         std::thread::scope(|scope| {
             let (send, members) = channel();
@@ -96,7 +108,8 @@ impl Work<'_> {
     /// One thread's work: whatever block is next, until there is none.
     fn make_blocks(&self, next: &AtomicUsize, pace: &Pace, ahead: usize, send: &Sender<(usize, Member)>) {
         let mut packer = None;
-        let mut plain = Vec::new();
+        // Of its final size at once: growing it would leave it twice as large.
+        let mut plain = Vec::with_capacity(LONGEST);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= self.blocks.len() || !pace.wait(index, ahead) {

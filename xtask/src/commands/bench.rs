@@ -35,6 +35,9 @@ pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
         cli::Subject::Monitor => return monitor::run(args),
         cli::Subject::Build => {}
     }
+    if !args.peak_of.is_empty() {
+        return measure::tell_peak(&args.peak_of);
+    }
     if let Some(target) = &args.only_archive {
         // What is measured from outside, in a process that does nothing else.
         let tree = args.tree.as_deref().context("--only-archive goes with --tree")?;
@@ -264,6 +267,6 @@ fn rebuild_against_build(args: &cli::Bench, workshop: &Workshop, folder: &Path, 
     // Compiled already, so that this run stages and archives, and no compiler's memory is counted.
     std::fs::remove_dir_all(&dist)?;
     std::fs::remove_dir_all(build.join("cache").join("archive"))?;
-    println!("package, stage and archive, peak memory: {}", bytes(peak(&mut command())?));
+    println!("package, stage and archive, peak memory: {}", bytes(peak(&command())?));
     Ok(())
 }

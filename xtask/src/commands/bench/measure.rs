@@ -1,6 +1,7 @@
 //! Runs two ways of doing the same in turn, and prints what is to be compared.
 
 use anyhow::Context as _;
+use std::ffi::OsString;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wait4::Wait4 as _;
@@ -51,10 +52,26 @@ fn row(what: &str, against: &str, ours: &str, theirs: &str, ratio: f64) {
 }
 
 /// The most memory that a command held, in bytes, that of commands which it waited for included.
-pub(super) fn peak(command: &mut Command) -> anyhow::Result<u64> {
-    let used = command.stdout(Stdio::null()).spawn().context("cannot start the measured command")?.wait4()?;
-    anyhow::ensure!(used.status.success(), "the measured command failed");
-    Ok(used.rusage.maxrss)
+///
+/// It is started by a small process ([`tell_peak`]): the kernel begins to count with what the one held that starts a command, and a
+/// benchmark may have held a hundred megabytes by then.
+pub(super) fn peak(command: &Command) -> anyhow::Result<u64> {
+    let mut between = Command::new(std::env::current_exe().context("cannot find this program")?);
+    between.args(["bench", "--"]).arg(command.get_program()).args(command.get_args());
+    let output = between.stderr(Stdio::inherit()).output().context("cannot start the measured command")?;
+    anyhow::ensure!(output.status.success(), "the measured command failed");
+    String::from_utf8_lossy(&output.stdout).trim().parse().context("the measured command's memory was not told")
+}
+
+/// Runs a command without its output, and prints the most memory that it held, in bytes.
+pub(super) fn tell_peak(words: &[OsString]) -> anyhow::Result<()> {
+    let (program, words) = words.split_first().context("there is no command to measure")?;
+    let mut command = Command::new(program);
+    command.args(words).stdout(Stdio::null());
+    let used = command.spawn().with_context(|| format!("cannot start {}", program.display()))?.wait4()?;
+    anyhow::ensure!(used.status.success(), "{} failed: {}", program.display(), used.status);
+    println!("{}", used.rusage.maxrss);
+    Ok(())
 }
 
 /// Runs a line of the shell in which `$1`, `$2` … are these paths.
