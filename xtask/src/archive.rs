@@ -20,6 +20,7 @@ mod cache;
 mod format;
 mod output;
 pub mod read;
+pub mod strict;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -253,7 +253,7 @@ pub struct Package {
 #[derive(Args, Debug)]
 pub struct Release {
     /// Do all but sign; the folder is named release-VERSION-dry-run
-    #[arg(long)]
+    #[arg(long, conflicts_with = "sign")]
     pub dry_run: bool,
     /// The tag that this is for, which is there already, and at this commit
     #[arg(long, value_name = "TAG")]
@@ -564,8 +564,9 @@ pub struct Sign {
 /// Check what was released.
 ///
 /// FILE.minisig and FILE.sha256 beside it are used where they are. An archive without them is read through: the manifest's signature in
-/// it vouches for the manifest, and the manifest for every file. Of a SHA256SUMS, all files that it names are checked. Ends with 5 when
-/// anything is not as it should be, or not signed by the given key.
+/// it vouches for the manifest, the manifest for every file, and all else has to be as `package` writes it. Of a SHA256SUMS, all files that
+/// it names are checked. Ends with 5 when anything is not as it should be, could not be checked at all, or is not signed by the given
+/// key.
 #[derive(Args, Debug)]
 pub struct Verify {
     /// An archive, the folder of an unpacked bundle, a SHA256SUMS, or any file with a signature beside it

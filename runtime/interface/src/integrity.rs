@@ -13,7 +13,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use minisign_verify::Signature;
 use sha2::{Digest, Sha256};
 
@@ -116,6 +116,13 @@ pub fn why(error: &minisign_verify::Error) -> &'static str {
 /// # Errors
 /// When the bundle cannot be read, or its manifest cannot be used.
 pub fn check(root: &Path, key: Option<&PublicKey>) -> Result<Report> {
+    for name in [FILE_NAME, SIGNATURE_NAME] {
+        // A pipe would keep us waiting, and what a link leads to may be another thing the next time.
+        let path = root.join(name);
+        if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file()) {
+            bail!("cannot use {}: it is not a regular file", path.display());
+        }
+    }
     let text = Manifest::text(root)?;
     let path = root.join(SIGNATURE_NAME);
     let beside = match fs::read_to_string(&path) {
@@ -125,17 +132,24 @@ pub fn check(root: &Path, key: Option<&PublicKey>) -> Result<Report> {
     };
     let signature = signature(FILE_NAME, text.as_bytes(), beside.as_deref(), key);
     let manifest = Manifest::parse(&text).with_context(|| format!("cannot use {}", root.join(FILE_NAME).display()))?;
-    let differences = manifest.differences(scan(root)?);
+    let (found, open) = scan(root)?;
+    let mut differences = manifest.differences(found);
+    differences.extend(open);
     Ok(Report { manifest, signature, differences })
 }
 
-/// Everything in a folder but folders, by path.
-fn scan(root: &Path) -> Result<BTreeMap<String, FileKind>> {
-    let mut out = BTreeMap::new();
+/// Everything in a folder but folders, by path; and in words, the folders that others may write to.
+fn scan(root: &Path) -> Result<(BTreeMap<String, FileKind>, Vec<String>)> {
+    let (mut out, mut open) = (BTreeMap::new(), Vec::new());
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| format!("cannot look into {}", folder.display()))? {
-            let path = entry.with_context(|| format!("cannot look into {}", folder.display()))?.path();
+        let cannot = || format!("cannot look into {}", folder.display());
+        let mode = fs::metadata(&folder).with_context(cannot)?.permissions().mode() & 0o7777;
+        if mode & 0o022 != 0 {
+            open.push(format!("{}: mode {mode:04o} lets others change what is in it", folder.display()));
+        }
+        for entry in fs::read_dir(&folder).with_context(cannot)? {
+            let path = entry.with_context(cannot)?.path();
             let meta = fs::symlink_metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?;
             if meta.is_dir() {
                 folders.push(path);
@@ -145,7 +159,7 @@ fn scan(root: &Path) -> Result<BTreeMap<String, FileKind>> {
             out.insert(name, look(&path, &meta)?);
         }
     }
-    Ok(out)
+    Ok((out, open))
 }
 
 fn look(path: &Path, meta: &fs::Metadata) -> Result<FileKind> {

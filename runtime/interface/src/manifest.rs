@@ -158,10 +158,17 @@ impl FileKind {
         if found_sha256 != sha256 {
             return Some("changed".to_owned());
         }
-        // What matters is whether it can be run; an archive unpacked under another umask is the same bundle.
-        let runs = |text: &str| u32::from_str_radix(text, 8).map(|mode| mode & 0o100);
-        (runs(found_mode) != runs(mode)).then(|| format!("mode {found_mode} instead of {mode}"))
+        mode_difference(found_mode, mode)
     }
+}
+
+/// In words, where permissions differ so that it matters. An archive unpacked under another umask is the same bundle; one that lets
+/// others do more is not, nor one of which a program cannot be run.
+fn mode_difference(found: &str, wanted: &str) -> Option<String> {
+    let bits = |text: &str| u32::from_str_radix(text, 8).unwrap_or(u32::MAX);
+    let (found_bits, bits) = (bits(found), bits(wanted));
+    let is_same = found_bits & !bits == 0 && found_bits & 0o100 == bits & 0o100;
+    (!is_same).then(|| format!("mode {found} instead of {wanted}"))
 }
 
 /// What a path of the bundle holds.
@@ -207,9 +214,16 @@ impl Manifest {
     /// Every difference between what this manifest says and what was found, in words, sorted.
     #[must_use]
     pub fn differences(&self, mut found: BTreeMap<String, FileKind>) -> Vec<String> {
-        found.remove(FILE_NAME);
-        found.remove(SIGNATURE_NAME);
         let mut out = Vec::new();
+        for name in [FILE_NAME, SIGNATURE_NAME] {
+            // These two it cannot name itself.
+            let what = match found.remove(name) {
+                Some(FileKind::File { mode, .. }) => mode_difference(&mode, "0644"),
+                Some(FileKind::Link { .. }) => Some("not a file".to_owned()),
+                None => None,
+            };
+            out.extend(what.map(|what| format!("{name}: {what}")));
+        }
         for FileEntry { path, kind } in &self.files {
             let what = found.remove(path).map_or_else(|| Some("missing".to_owned()), |found| kind.difference(&found));
             out.extend(what.map(|what| format!("{path}: {what}")));
@@ -284,11 +298,15 @@ mod tests {
         let file = |size, mode: &str, sha256: &str| Some(FileKind::File { size, mode: mode.into(), sha256: sha256.into() });
         let link = |target: &str| Some(FileKind::Link { target: target.into() });
         assert!(with("manifest.json.minisig", file(9, "0644", "44")).is_empty());
+        assert_eq!(with("manifest.json", file(9, "0666", "44")), ["manifest.json: mode 0666 instead of 0644"]);
+        assert_eq!(with("manifest.json.minisig", link("x")), ["manifest.json.minisig: not a file"]);
         assert!(with("bin/a", file(3, "0700", "33")).is_empty(), "another umask");
         assert_eq!(with("bin/a", None), ["bin/a: missing"]);
         assert_eq!(with("bin/a", file(4, "0755", "33")), ["bin/a: 4 bytes instead of 3"]);
         assert_eq!(with("bin/a", file(3, "0755", "34")), ["bin/a: changed"]);
-        assert_eq!(with("bin/a", file(3, "0644", "33")), ["bin/a: mode 0644 instead of 0755"]);
+        for mode in ["0644", "0655", "0775", "0757", "4755", "2755", "1755", "", "x"] {
+            assert_eq!(with("bin/a", file(3, mode, "33")), [format!("bin/a: mode {mode} instead of 0755")]);
+        }
         assert_eq!(with("bin/a", link("x")), ["bin/a: not a file"]);
         assert_eq!(with("installer", link("bin/evil")), ["installer: not a link to bin/dkm"]);
         assert_eq!(with("bin/b", file(1, "0644", "55")), ["bin/b: not in the manifest"]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -70,10 +71,35 @@ fn a_bundle_that_was_signed_is_vouched_for_and_each_tampering_is_named() {
     fs::write(bundle.join("conf/evil"), "").unwrap();
     refused("conf/evil: not in the manifest");
     fs::remove_file(bundle.join("conf/evil")).unwrap();
+    let target = fs::read_link(bundle.join("bin/helper")).unwrap();
     fs::remove_file(bundle.join("bin/helper")).unwrap();
     refused("bin/helper: missing");
+    std::os::unix::fs::symlink("dkm", bundle.join("bin/helper")).unwrap();
+    refused("bin/helper: not a link to ");
+    fs::remove_file(bundle.join("bin/helper")).unwrap();
+    std::os::unix::fs::symlink(target, bundle.join("bin/helper")).unwrap();
+    let mode = |name: &str, mode: u32| fs::set_permissions(bundle.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    for (name, usual, open, said) in [
+        ("bin/dkm", 0o755, 0o4755, "bin/dkm: mode 4755 instead of 0755"),
+        ("conf/a.conf.j2", 0o644, 0o666, "conf/a.conf.j2: mode 0666 instead of 0644"),
+        ("manifest.json", 0o644, 0o664, "manifest.json: mode 0664 instead of 0644"),
+        ("conf", 0o755, 0o777, "mode 0777 lets others change what is in it"),
+    ] {
+        mode(name, open);
+        refused(said);
+        mode(name, usual);
+    }
+    // What a umask takes away is no difference.
+    mode("conf/a.conf.j2", 0o600);
+    mode("conf", 0o700);
+    let (status, said) = verify(&bundle, &["--key", &key]);
+    assert!(status == Some(0), "{said}");
     let path = bundle.join("manifest.json");
     let manifest = fs::read_to_string(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    refused("it is not a regular file");
+    fs::remove_file(&path).unwrap();
     fs::write(&path, manifest.replace("9.9.9", "9.9.8")).unwrap();
     refused("what it signs, or the signature itself, was changed");
     fs::remove_file(bundle.join("manifest.json.minisig")).unwrap();
