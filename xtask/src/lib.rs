@@ -56,6 +56,8 @@ mod text;
 mod toolchain;
 mod unpack;
 mod verify;
+#[cfg(test)]
+mod workflows;
 
 use clap::Parser as _;
 use cli::Command;

@@ -28,6 +28,58 @@ pub fn tag(version: &str) -> String {
     format!("v{version}")
 }
 
+/// The repository that is asked whether a tag was published.
+pub const REMOTE: &str = "origin";
+
+/// What that one says of the version's tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Remote {
+    /// There is no such repository, or nobody asked it.
+    #[default]
+    Unasked,
+    /// It did not answer; why, in words.
+    Silent(String),
+    /// It has no such tag.
+    Untagged,
+    /// The commit that the tag is at there.
+    Tagged(String),
+}
+
+impl Remote {
+    /// Asks it. What asks for a password in turn, or does not answer in half a minute, is not waited for.
+    fn ask(root: &Path, version: &str) -> Self {
+        let reference = format!("refs/tags/{}", tag(version));
+        let git = |words: &[&str]| {
+            let mut command = std::process::Command::new("git");
+            command.arg("-C").arg(root).args(words).stdin(std::process::Stdio::null());
+            command.env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0");
+            if std::env::var_os("GIT_SSH_COMMAND").is_none() {
+                command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=30");
+            }
+            command.output()
+        };
+        match git(&["remote", "get-url", REMOTE]) {
+            Ok(output) if output.status.success() => {}
+            _ => return Self::Unasked,
+        }
+        let slow = ["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=30"];
+        let peeled = format!("{reference}^{{}}");
+        match git(&[slow.as_slice(), &["ls-remote", "--tags", REMOTE, &reference, &peeled]].concat()) {
+            Ok(output) if output.status.success() => {
+                // Of an annotated tag the second line has the commit, the first one the tag.
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let commit = text.lines().last().and_then(|line| line.split_whitespace().next());
+                commit.map_or(Self::Untagged, |commit| Self::Tagged(commit.to_owned()))
+            }
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                Self::Silent(text.lines().next().unwrap_or("git says nothing").to_owned())
+            }
+            Err(error) => Self::Silent(error.to_string()),
+        }
+    }
+}
+
 /// What the repository says about the commit that is to be released.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repository {
@@ -37,20 +89,27 @@ pub struct Repository {
     pub changed: Vec<String>,
     /// The commit that the version's tag is at, if there is one.
     pub tagged: Option<String>,
+    /// What the remote repository says of that tag.
+    pub remote: Remote,
     /// The text of CHANGELOG.md, if there is one.
     pub changelog: Option<String>,
 }
 
 impl Repository {
-    /// Asks git about the repository that `root` lies in.
+    /// Asks git about the repository that `root` lies in, and with `network` the one that it was cloned from.
     ///
     /// # Errors
     /// [`Kind::Usage`] when it is no git repository, or git is missing.
-    pub fn look(root: &Path, workspace: &Path, version: &str) -> anyhow::Result<Self> {
-        let shell = xshell::Shell::new()?;
+    pub fn look(root: &Path, workspace: &Path, version: &str, network: bool) -> anyhow::Result<Self> {
         let git = |words: &[&str]| {
-            let command = xshell::cmd!(shell, "git -C {root} {words...}").env("LC_ALL", "C").quiet().ignore_stderr();
-            command.read().map(|text| text.trim_end().to_owned())
+            let mut command = std::process::Command::new("git");
+            let output = command.arg("-C").arg(root).args(words).env("LC_ALL", "C").output()?;
+            if output.status.success() {
+                return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+            }
+            // Of a repository that is somebody else's, git says what to do about it.
+            let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
+            Err(anyhow::anyhow!("git says \"{said}\""))
         };
         let head = git(&["rev-parse", "--verify", "HEAD"])
             .kind(Kind::Usage, || format!("cannot release {}: it lies in no git repository with a commit", root.display()))?;
@@ -61,6 +120,7 @@ impl Repository {
             head,
             changed: changed.lines().map(str::to_owned).collect(),
             tagged: git(&["rev-parse", "--verify", "--quiet", &object]).ok(),
+            remote: if network { Remote::ask(root, version) } else { Remote::Unasked },
             changelog: changelog.map(fs::read_to_string).transpose()?,
         })
     }
@@ -88,12 +148,25 @@ impl Repository {
             }
             _ => {}
         }
+        match (for_tag, &self.remote) {
+            (None, Remote::Tagged(_)) if self.tagged.is_none() => {
+                problems.push(format!(
+                    "the tag {wanted} is there already at {REMOTE}, and not here: raise the version in Cargo.toml; or fetch the tag"
+                ));
+            }
+            (Some(_), Remote::Tagged(at)) if self.tagged.as_ref().is_some_and(|here| here != at) => {
+                problems.push(format!("the tag {wanted} is at {} at {REMOTE}, and elsewhere here: was it moved?", short(at)));
+            }
+            _ => {}
+        }
         match self.changelog.as_deref().map(|text| notes(text, version)) {
             None => problems.push("there is no CHANGELOG.md".to_owned()),
             Some(None) => {
                 problems.push(format!("CHANGELOG.md has no entry \"## [{version}] - DATE\": give its [Unreleased] that name"));
             }
-            Some(Some("")) => problems.push(format!("the entry [{version}] of CHANGELOG.md is empty: say what changed")),
+            Some(Some(text)) if text.lines().all(|line| line.trim().is_empty() || line.starts_with('#')) => {
+                problems.push(format!("the entry [{version}] of CHANGELOG.md is empty: say what changed"));
+            }
             Some(Some(_)) => {}
         }
         problems
@@ -271,12 +344,12 @@ fn forget_drafts(dist: &Path, prefix: &str) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    const CHANGELOG: &str = "# Changelog\n\n## [Unreleased]\n\n- x\n\n## [0.2.0] - 2026-01-02\n\n### Added\n\n- y\n\n## [0.1.0] - 2026-01-01\n\n## [0.0.9]\n- z\n";
+    const CHANGELOG: &str = "# Changelog\n\n## [Unreleased]\n\n- x\n\n## [0.2.0] - 2026-01-02\n\n### Added\n\n- y\n\n## [0.1.0] - 2026-01-01\n\n### Added\n\n## [0.0.9]\n- z\n";
 
     #[test]
     fn notes_are_those_of_the_version_alone() {
         assert_eq!(notes(CHANGELOG, "0.2.0"), Some("### Added\n\n- y"));
-        assert_eq!(notes(CHANGELOG, "0.1.0"), Some(""));
+        assert_eq!(notes(CHANGELOG, "0.1.0"), Some("### Added"));
         assert_eq!(notes(CHANGELOG, "0.0.9"), Some("- z"));
         assert_eq!(notes(CHANGELOG, "0.2"), None);
         assert_eq!(notes(CHANGELOG, "2.0.0"), None);
@@ -284,8 +357,7 @@ mod tests {
 
     #[test]
     fn everything_that_speaks_against_a_release_is_told_at_once() {
-        let good =
-            Repository { head: "a".repeat(40), changed: Vec::new(), tagged: None, changelog: Some(CHANGELOG.to_owned()) };
+        let good = Repository { head: "a".repeat(40), changelog: Some(CHANGELOG.to_owned()), ..Repository::default() };
         assert!(good.problems("0.2.0", None).is_empty());
         let tagged = Repository { tagged: Some(good.head.clone()), ..good.clone() };
         assert!(tagged.problems("0.2.0", Some("v0.2.0")).is_empty());
@@ -298,6 +370,14 @@ mod tests {
         let all = Repository { changed, changelog: None, ..elsewhere }.problems("0.2.0", None);
         assert_eq!(all.len(), 3, "{all:?}");
         assert!(all[0].contains("\"M a\" and 1 more") && all[2].contains("no CHANGELOG.md"), "{all:?}");
+        let remote = |commit: &str| Remote::Tagged(commit.repeat(40));
+        let published = Repository { remote: remote("c"), ..good.clone() };
+        assert!(published.problems("0.2.0", None)[0].contains("at origin, and not here"));
+        let moved = Repository { remote: remote("c"), ..tagged.clone() };
+        assert!(moved.problems("0.2.0", Some("v0.2.0"))[0].contains("was it moved"));
+        let same = Repository { remote: remote("a"), ..tagged.clone() };
+        assert!(same.problems("0.2.0", Some("v0.2.0")).is_empty());
+        assert!(Repository { remote: Remote::Silent("x".to_owned()), ..good.clone() }.problems("0.2.0", None).is_empty());
         assert!(good.problems("0.1.0", None)[0].contains("is empty"));
         assert!(good.problems("0.3.0", None)[0].contains("has no entry"));
     }

@@ -36,7 +36,12 @@ impl Releasing {
     }
 
     fn git(&self, words: &[&str]) {
+        self.git_at("2026-01-01T00:00:00Z", words);
+    }
+
+    fn git_at(&self, time: &str, words: &[&str]) {
         let mut command = Command::new("git");
+        command.env("GIT_COMMITTER_DATE", time).env("GIT_AUTHOR_DATE", time);
         command.arg("-C").arg(self.place.path("stack")).args(["-c", "user.name=x", "-c", "user.email=x@x"]).args(words);
         Outcome::of(&command.output().unwrap()).good();
     }
@@ -99,6 +104,59 @@ fn what_speaks_against_a_release_is_told_before_anything_is_made() {
     lonely.locked(&["https://127.0.0.1/x".to_owned()], &sha256(b""), 0);
     lonely.write("stack/recipes/thing.toml", "summary = \"x\"\n[[install]]\nfrom = \"src/x\"\nto = \"x\"\n");
     lonely.xtask(&["release", "--dry-run"]).bad(2, &["no git repository"]);
+}
+
+#[test]
+fn a_tag_that_was_published_is_known_without_being_here() {
+    let releasing = Releasing::new();
+    let remote = releasing.path("the remote.git");
+    releasing.git(&["init", "--quiet", "--bare", &remote]);
+    releasing.git(&["remote", "add", "origin", &remote]);
+    let dist = releasing.path("dist");
+    let online = |words: &[&str]| releasing.place.xtask(&[["release", "--dist-dir", &dist].as_slice(), words].concat());
+    online(&["--dry-run"]).good();
+    releasing.git(&["tag", "--annotate", "--message", "x", &releasing.tag()]);
+    releasing.git(&["push", "--quiet", "origin", &releasing.tag()]);
+    online(&["--dry-run", "--tag", &releasing.tag()]).good();
+    releasing.git(&["tag", "--delete", &releasing.tag()]);
+    online(&["--dry-run"]).bad(2, &["is there already at origin, and not here"]);
+    releasing.place.write("stack/thing/hello.txt", "jello\n");
+    releasing.commit();
+    releasing.git(&["tag", &releasing.tag()]);
+    online(&["--dry-run", "--tag", &releasing.tag()]).bad(2, &["was it moved?"]);
+    // Who cannot ask says so, and goes on.
+    fs::remove_dir_all(&remote).unwrap();
+    let text = online(&["--dry-run", "--tag", &releasing.tag()]).good();
+    assert!(text.contains("was not to be learnt"), "{text}");
+    let text = releasing.release(&["--dry-run", "--tag", &releasing.tag()]).good();
+    assert!(!text.contains("learnt"), "--offline asks nobody: {text}");
+    releasing.signed(&["--dry-run"]).bad(2, &["--dry-run", "--sign"]);
+}
+
+/// CI has one commit and no branch; what it makes has to be what everybody else makes of that commit.
+#[test]
+fn a_clone_of_one_commit_makes_the_same_release_as_the_whole_history() {
+    let whole = Releasing::new();
+    whole.git(&["checkout", "--quiet", "-b", "more"]);
+    whole.place.write("stack/thing/hello.txt", "jello\n");
+    whole.git(&["add", "--all"]);
+    whole.git_at("2026-01-02T00:00:00Z", &["commit", "--quiet", "--message", "x"]);
+    whole.git(&["checkout", "--quiet", "main"]);
+    whole.git_at("2026-01-03T00:00:00Z", &["merge", "--quiet", "--no-ff", "--message", "x", "more"]);
+    whole.git(&["tag", &whole.tag()]);
+    let shallow = Releasing { place: Place::new() };
+    fs::remove_dir_all(shallow.place.path("stack")).unwrap();
+    let from = format!("file://{}", whole.path("stack").replace(' ', "%20"));
+    let words = ["clone", "--quiet", "--depth", "1", "--branch", &whole.tag(), &from, &shallow.path("stack")];
+    whole.git(&[["-c", "advice.detachedHead=false"].as_slice(), &words].concat());
+    let release = |one: &Releasing| {
+        one.release(&["--dry-run", "--tag", &one.tag()]).good();
+        fs::read_to_string(one.place.path("dist").join(format!("release-{VERSION}-dry-run/SHA256SUMS"))).unwrap()
+    };
+    let (one, other) = (release(&whole), release(&shallow));
+    let archives = |sums: &str| sums.lines().filter(|line| line.ends_with(".tar.gz")).map(str::to_owned).collect::<Vec<_>>();
+    assert!(!archives(&one).is_empty());
+    assert_eq!(archives(&one), archives(&other));
 }
 
 #[test]

@@ -374,14 +374,19 @@ fn ready(plan: &Plan<'_>) -> BTreeMap<String, Record> {
     found.collect()
 }
 
-/// The time that a bundle's files carry: SOURCE_DATE_EPOCH, or the stack's newest commit, or its lock's time.
+/// The time that a bundle's files carry: SOURCE_DATE_EPOCH, or the stack's newest commit, or its lock's time. Where the stack is the
+/// whole repository that is its commit itself: git's search by path passes over merges where it knows what came before, and a clone of one
+/// commit alone, as CI has it, does not know.
 pub(super) fn bundle_epoch(workshop: &Workshop) -> anyhow::Result<u64> {
     if let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") {
         return text.parse().kind(Kind::Usage, || format!("SOURCE_DATE_EPOCH is \"{text}\", not seconds since 1970"));
     }
     let root = &workshop.stack.root;
-    let commit = xshell::Shell::new()
-        .and_then(|shell| xshell::cmd!(shell, "git -C {root} log -1 --format=%ct -- .").quiet().ignore_stderr().read());
+    let commit = xshell::Shell::new().and_then(|shell| {
+        let git = |words: &[&str]| xshell::cmd!(shell, "git -C {root} {words...}").quiet().ignore_stderr().read();
+        let is_whole = git(&["rev-parse", "--show-prefix"])?.trim().is_empty();
+        git(if is_whole { &["log", "-1", "--format=%ct"] } else { &["log", "-1", "--format=%ct", "--", "."] })
+    });
     if let Some(time) = commit.ok().and_then(|text| text.trim().parse().ok()) {
         return Ok(time);
     }

@@ -3,7 +3,7 @@
 use super::{Workshop, package};
 use crate::cli;
 use crate::error::{Kind, WithKind as _};
-use crate::release::{self, Release, Repository};
+use crate::release::{self, REMOTE, Release, Remote, Repository};
 use crate::sign::Signer;
 use crate::stage::Extent;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub fn run(args: &cli::Release) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.package.common, args.package.dist_dir.as_deref())?;
     let version = env!("CARGO_PKG_VERSION");
-    let repository = Repository::look(&workshop.stack.root, &workshop.workspace, version)?;
+    let repository = Repository::look(&workshop.stack.root, &workshop.workspace, version, !args.package.network.offline)?;
     let mut problems = repository.problems(version, args.tag.as_deref());
     if args.package.sign.is_none() && !args.dry_run {
         problems.push("there is no key to sign it with: --sign KEY, or --dry-run to see all but the signatures".to_owned());
@@ -23,6 +23,11 @@ pub fn run(args: &cli::Release) -> anyhow::Result<()> {
     if !problems.is_empty() {
         let list: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
         return Err(Kind::Usage.error(format!("cannot release {version}:{list}")));
+    }
+    if let Remote::Silent(why) = &repository.remote {
+        workshop
+            .ui
+            .line(&format!("  ! whether the tag {} is at {REMOTE} too was not to be learnt: {why}", release::tag(version)));
     }
     let signer = args.package.sign.as_deref().map(|key| Signer::open(key, &workshop.workspace)).transpose()?;
     let folder = match &args.from {
