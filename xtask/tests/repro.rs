@@ -25,6 +25,7 @@ fn repro(makefile: &str) -> Outcome {
 fn what_comes_out_the_same_is_said_to_be_the_same() {
     let text = repro(&making("made")).good();
     assert!(text.contains("both builds are the same") && text.contains("✓ thing: the same"), "{text}");
+    assert!(text.contains("both builds lie on one file system"), "{text}");
 }
 
 #[test]
@@ -40,6 +41,67 @@ fn a_step_that_writes_where_and_by_whom_it_was_built_is_named() {
     assert!(text.contains("the first names ") && text.contains("the second names "), "{text}");
     let text = repro(&making("user $$(id -u) on $$(uname -n) with $(MAKEFLAGS)")).bad(12, &["/bin/thing: content"]);
     assert!(cfg!(not(target_os = "linux")) || text.contains("another-machine"), "{text}");
+}
+
+/// What a step can leave of where, when and by whom it was run: a file's name, the commands that write it to `$@`, and what has to be
+/// said of it.
+const PLANTED: [(&str, &str, &[&str]); 9] = [
+    ("a-path", "echo in $$PWD > $@", &["the first names", "the second names its own places"]),
+    (
+        "b-program",
+        "echo 'char p[] = \"'$$PWD'\"; int main(void) { return p[0]; }' | cc -x c -o $@ -",
+        &["the second names its own places"],
+    ),
+    ("c-time", "date +%s > $@; sleep 1.1", &["these are times: 2"]),
+    ("d-jobs", "echo $(MAKEFLAGS) > $@", &["jobs that were run at once"]),
+    ("e-user", "id -u > $@", &["who built it: ", "and 64124"]),
+    ("f-host", "uname -n > $@", &["the second names the name of the machine that built it: \"another-machine"]),
+    ("g-variable", "echo $$PATH > $@", &["the second names its own places"]),
+    ("h-random", "head -c 16 /dev/urandom | sha256sum > $@", &["these look random"]),
+    ("i-packed", "date +%N > y; gzip -c y > $@", &["gzip"]),
+];
+
+#[test]
+fn whatever_a_step_leaves_of_its_surroundings_is_named_with_its_reason() {
+    let place = compiled("");
+    let mut recipe = "summary = \"x\"\n[[step]]\nname = \"compile\"\n[step.autotools]\n".to_owned();
+    let mut makefile = format!(
+        "all: {}\n\ninstall:\n\tmkdir -p \"$(DESTDIR)/opt\"\n\tcp ?-* \"$(DESTDIR)/opt\"\n\n",
+        PLANTED.map(|one| one.0).join(" ")
+    );
+    for (name, command, _) in PLANTED {
+        recipe += &format!("[[install]]\nfrom = \"dest/opt/{name}\"\nto = \"share/{name}\"\n");
+        makefile += &format!("{name}:\n\t{command}\n\n");
+    }
+    place.write("stack/recipes/thing.toml", recipe);
+    place.write("stack/thing/Makefile", makefile);
+    let dist = place.path("dist");
+    let text = place.xtask(&["repro", "--dist-dir", dist.to_str().unwrap()]).bad(12, &["the two builds differ"]);
+    for (name, _, told) in PLANTED {
+        let (_, from) =
+            text.split_once(&format!("/share/{name}: content")).unwrap_or_else(|| panic!("{name} is not named: {text}"));
+        let part = from.split("\n  - ").next().unwrap();
+        // Without namespaces the user and the machine are the same.
+        let wanted = cfg!(target_os = "linux") || !["e-user", "f-host"].contains(&name);
+        assert!(!wanted || told.iter().all(|words| part.contains(words)), "{name}: {told:?} are not in {part}");
+    }
+}
+
+/// The order of names is the file system's.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_step_that_takes_names_as_they_come_is_named_where_file_systems_differ() {
+    use std::os::unix::fs::MetadataExt as _;
+    let names = "for name in one two three four five six seven eight nine ten; do touch names/$$name; done";
+    let place = compiled(&making(&format!("$$(mkdir names; {names}; ls -U names)")));
+    let disk = |path: &std::path::Path| path.metadata().map(|meta| meta.dev()).ok();
+    let memory = tempfile::Builder::new().prefix("another-disk-").tempdir_in("/dev/shm").unwrap();
+    assert_ne!(disk(memory.path()), disk(&place.path("stack")), "this test wants its folders outside of /dev/shm");
+    let dist = place.path("dist");
+    let words = ["repro", "--dist-dir", dist.to_str().unwrap(), "--place"];
+    let text = place.xtask(&[words.as_slice(), &[memory.path().to_str().unwrap()]].concat());
+    let text = text.bad(12, &["/bin/thing: content", "the same words in another order"]);
+    assert!(!text.contains("one file system"), "{text}");
 }
 
 /// The first build is the one of the other tests; the second one is all that this costs.

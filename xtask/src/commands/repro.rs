@@ -10,7 +10,7 @@ use crate::interrupt;
 use crate::parallel;
 use crate::repro::Sides;
 use crate::repro::compare::{Comparison, compare};
-use crate::repro::second::Second;
+use crate::repro::second::{self, Second};
 use crate::stack::recipe::Recipe;
 use crate::stage::{self, Extent};
 use crate::store::Store;
@@ -56,10 +56,13 @@ pub fn run(args: &cli::Repro) -> anyhow::Result<()> {
     if !apart {
         ui.line("  ! no user namespaces are to be had here: both builds are this user's, on this machine");
     }
+    if second.shares_disk_with(dirs) {
+        ui.line("  · both builds lie on one file system, which gives a folder's names in one order; --place DIR on another one varies that");
+    }
     let built = finish(command, "second");
     let compared = built.and_then(|()| {
         let file = format!("{name}.{}", Format::Gz.ending());
-        let sides = sides(&workshop, &second);
+        let sides = sides(&workshop, &second, apart);
         compare(&dirs.dist.join(&file), &second.dist().join(&file), &sides)
     });
     if args.keep {
@@ -115,14 +118,21 @@ fn finish(mut command: Command, which: &str) -> anyhow::Result<()> {
     Err(Kind::Other.error(format!("the {which} build fails ({status}), see above; nothing was compared")))
 }
 
-/// What each build would leave of its own places.
-fn sides(workshop: &Workshop, second: &Second) -> Sides {
+/// What each build would leave of its own places and numbers.
+fn sides(workshop: &Workshop, second: &Second, apart: bool) -> Sides {
     let marks = |paths: Vec<PathBuf>, machine: Machine| {
         let paths = paths.into_iter().map(|path| ("its own places", path)).chain(machine.paths).collect();
         Machine { paths, ..machine }.marks()
     };
     let first = workshop.dirs.places().into_iter().map(PathBuf::from).chain([workshop.workspace.clone()]).collect();
-    Sides { one: marks(first, Machine::this()), other: marks(second.places(), Machine::default()) }
+    let user = i64::from(rustix::process::getuid().as_raw());
+    let jobs = i64::try_from(parallel::cores()).ok();
+    Sides {
+        one: marks(first, Machine::this()),
+        other: marks(second.places(), if apart { second::somebody_else() } else { Machine::default() }),
+        jobs: jobs.map(|jobs| (jobs, jobs + 1)),
+        users: apart.then(|| (user, i64::from(second::USER))),
+    }
 }
 
 /// The verdict for each component.
@@ -152,11 +162,9 @@ fn verdict(name: &str, compared: &Comparison) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut text = format!("{name}: the two builds differ");
-    for (at, (member, how)) in compared.different.iter().take(SHOWN).enumerate() {
+    for (member, how) in compared.different.iter().take(SHOWN) {
         text += &format!("\n  - {member}: {how}");
-        if at == 0 {
-            compared.reasons.iter().for_each(|reason| text += &format!("\n      {reason}"));
-        }
+        compared.why.get(member).into_iter().flatten().for_each(|reason| text += &format!("\n      {reason}"));
     }
     if compared.different.is_empty() {
         compared.reasons.iter().for_each(|reason| text += &format!("\n  - {reason}"));

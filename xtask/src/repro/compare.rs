@@ -9,12 +9,17 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+/// Of so many members it is told why they differ. (Of files that one fault is in, all but the first ones add nothing.)
+const EXPLAINED: usize = 12;
+
 /// How two archives compare.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
     /// Members that differ, with how, in the archives' order; the manifest last, since it tells of all others.
     pub different: Vec<(String, String)>,
-    /// Why, of the first of them: line by line.
+    /// Why, line by line, of the first [`EXPLAINED`] of them.
+    pub why: BTreeMap<String, Vec<String>>,
+    /// Why the archives differ that have the same members.
     pub reasons: Vec<String>,
     /// How many members there are.
     pub members: usize,
@@ -54,14 +59,20 @@ pub fn compare(one: &Path, other: &Path, sides: &Sides) -> anyhow::Result<Compar
     }
     let is_manifest = |name: &str| name.split_once('/').is_some_and(|(_, inner)| inner == manifest::FILE_NAME);
     comparison.different.sort_by_key(|(name, _)| is_manifest(name));
-    if let Some((name, _)) = comparison.different.first() {
-        let is_file = |members: &BTreeMap<String, (Member, String)>| {
-            members.get(name).is_some_and(|(member, _)| matches!(member.kind, MemberKind::File(_)))
-        };
-        if is_file(&here) && is_file(&there) {
-            comparison.reasons = reason::of(&read::one(one, name)?, &read::one(other, name)?, name, sides);
+    let is_file = |members: &BTreeMap<String, (Member, String)>, name: &String| {
+        members.get(name).is_some_and(|(member, _)| matches!(member.kind, MemberKind::File(_)))
+    };
+    for (at, (name, _)) in comparison.different.iter().take(EXPLAINED).enumerate() {
+        // Of the manifest, which has hashes of all others, only where there is none.
+        if is_file(&here, name) && is_file(&there, name) && (at == 0 || !is_manifest(name)) {
+            let why = reason::of(&read::one(one, name)?, &read::one(other, name)?, name, sides, at == 0);
+            comparison.why.insert(name.clone(), why);
         }
-    } else if first.iter().map(|(member, _)| &member.name).ne(second.iter().map(|(member, _)| &member.name)) {
+    }
+    if !comparison.different.is_empty() {
+        return Ok(comparison);
+    }
+    if first.iter().map(|(member, _)| &member.name).ne(second.iter().map(|(member, _)| &member.name)) {
         comparison.reasons.push("the same members stand in another order".to_owned());
     } else {
         let bytes = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
@@ -143,7 +154,7 @@ mod tests {
         let other = [("x/a", "two", 0o755), ("x/manifest.json", "{}", 0o644)];
         let found = compared(&same, &other);
         assert_eq!(found.different, [("x/a".to_owned(), "content; mode, 0644 and 0755".to_owned())]);
-        assert_eq!(found.reasons, ["line 1: \"one\" and \"two\""]);
+        assert_eq!(found.why["x/a"], ["line 1: \"one\" and \"two\""]);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! The first build is the usual one, in the usual folders: what was built before counts. The second one ([`second`]) begins with
 //! nothing but what was fetched, and everything that must not matter is another: the checkout's path and the build folder's, the user,
-//! the machine's name, the home, cargo's folder, the language, the time zone, the umask, the number of jobs, and of course the time.
-//! Then both archives are read member by member ([`compare`]), and the first difference is looked into ([`reason`]).
+//! the machine's name, the home, cargo's folder, the language, the time zone, the umask, the PATH, the number of jobs, and of course the time.
+//! Then both archives are read member by member ([`compare`]), and the first differences are looked into ([`reason`]).
 //!
 //! Promises: the second build takes nothing that the first has made; it is removed at the end unless it is to be kept.
 
 pub mod compare;
+mod hints;
 mod reason;
 pub mod second;
 

@@ -1,13 +1,11 @@
 //! Why two files that should be the same are not, as far as their bytes tell.
 
+use super::hints;
 use crate::gate::{Mark, find_traces};
 use jiff::Timestamp;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{Endianness, Object as _, ObjectSection as _};
 use std::path::Path;
-
-/// Times from 2000 on, in seconds since 1970, look like times.
-const OLDEST: i64 = 946_684_800;
 
 /// No more of a line is shown, in characters.
 const SHOWN: usize = 160;
@@ -19,24 +17,30 @@ pub struct Sides {
     pub one: Vec<Mark>,
     /// Of the second.
     pub other: Vec<Mark>,
+    /// How many jobs each could run at once, where that is not the same.
+    pub jobs: Option<(i64, i64)>,
+    /// The number of each user, where that is not the same.
+    pub users: Option<(i64, i64)>,
 }
 
-/// The reasons, line by line; never none.
-pub fn of(one: &[u8], other: &[u8], name: &str, sides: &Sides) -> Vec<String> {
+/// The reasons, line by line; never none. diffoscope takes its time, and is asked where that is wanted.
+pub fn of(one: &[u8], other: &[u8], name: &str, sides: &Sides, with_diffoscope: bool) -> Vec<String> {
     let mut reasons = Vec::new();
     for (which, content, marks) in [("first", one, &sides.one), ("second", other, &sides.other)] {
         let traces = find_traces(content, marks);
         reasons.extend(traces.iter().map(|trace| format!("the {which} names {}: \"{}\"", trace.what, cut(&trace.text))));
     }
-    let looked = of_text(one, other).or_else(|| of_elf(one, other)).or_else(|| of_gzip(one, other));
-    reasons.extend(looked.unwrap_or_else(|| of_bytes(one, other)));
-    reasons.extend(diffoscope(one, other, name));
+    let looked = of_text(one, other, sides).or_else(|| of_elf(one, other, sides)).or_else(|| of_gzip(one, other, sides));
+    reasons.extend(looked.unwrap_or_else(|| of_bytes(one, other, sides)));
+    if with_diffoscope {
+        reasons.extend(diffoscope(one, other, name));
+    }
     reasons
 }
 
 /// Why two archives of the same members are not the same.
 pub fn of_packing(one: &[u8], other: &[u8]) -> Vec<String> {
-    of_gzip_header(one, other).map_or_else(|| of_bytes(one, other), |reason| vec![reason])
+    of_gzip_header(one, other).map_or_else(|| of_bytes(one, other, &Sides::default()), |reason| vec![reason])
 }
 
 fn cut(text: &str) -> String {
@@ -45,7 +49,7 @@ fn cut(text: &str) -> String {
 }
 
 /// The first line that differs, and what looks like a time in it.
-fn of_text(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
+fn of_text(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
     let (one, other) = (std::str::from_utf8(one).ok()?, std::str::from_utf8(other).ok()?);
     if one.contains('\0') || other.contains('\0') {
         return None;
@@ -60,7 +64,7 @@ fn of_text(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
                 let from = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count().saturating_sub(40);
                 let part = |line: &str| cut(&String::from_utf8_lossy(&line.as_bytes()[from.min(line.len())..]));
                 let mut reasons = vec![format!("line {number}: \"{}\" and \"{}\"", part(a), part(b))];
-                reasons.extend(times(a, b));
+                reasons.extend(hints::order(one, other).or_else(|| hints::of(a, b, sides)));
                 reasons
             }
             (a, _) => vec![format!("the {} ends after line {}", if a.is_none() { "first" } else { "second" }, number - 1)],
@@ -69,23 +73,8 @@ fn of_text(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
     None
 }
 
-/// Whether two lines differ in a number that is a time.
-fn times(one: &str, other: &str) -> Option<String> {
-    let numbers = |line: &str| -> Vec<i64> {
-        line.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
-    };
-    let (a, b) = numbers(one).into_iter().zip(numbers(other)).find(|(a, b)| a != b)?;
-    let now = Timestamp::now().as_second();
-    let scale = |number: i64| {
-        [1, 1_000, 1_000_000, 1_000_000_000].into_iter().find(|unit| (OLDEST..=now + 1).contains(&(number / unit)))
-    };
-    let (unit, other_unit) = (scale(a)?, scale(b)?);
-    let time = |number: i64| Timestamp::from_second(number / unit).map_or_else(|_| number.to_string(), |time| time.to_string());
-    (unit == other_unit).then(|| format!("these are times: {} and {}", time(a), time(b)))
-}
-
 /// The sections that differ, and where the first of them does.
-fn of_elf(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
+fn of_elf(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
     use object::elf::FileHeader64;
     let parse = |data| ElfFile64::<Endianness>::parse(data).ok();
     let (a, b) = (parse(one)?, parse(other)?);
@@ -120,12 +109,12 @@ fn of_elf(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
     }
     if different.is_empty() {
         reasons.push("no section differs: what does lies between them".to_owned());
-        reasons.extend(of_bytes(one, other));
+        reasons.extend(of_bytes(one, other, sides));
         return Some(reasons);
     }
     reasons.push(format!("sections that differ: {}", different.join(", ")));
     if let Some((name, a, b)) = first {
-        reasons.extend(of_bytes(a, b).into_iter().map(|reason| format!("{name}: {reason}")));
+        reasons.extend(of_bytes(a, b, sides).into_iter().map(|reason| format!("{name}: {reason}")));
     }
     Some(reasons)
 }
@@ -145,7 +134,7 @@ fn of_gzip_header(one: &[u8], other: &[u8]) -> Option<String> {
 }
 
 /// What differs in two files packed by gzip: the header, or what they hold.
-fn of_gzip(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
+fn of_gzip(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
     if let Some(reason) = of_gzip_header(one, other) {
         return Some(vec![reason]);
     }
@@ -159,12 +148,12 @@ fn of_gzip(one: &[u8], other: &[u8]) -> Option<Vec<String>> {
     if a == b {
         return Some(vec!["packed by gzip with the same content, but by another program or level".to_owned()]);
     }
-    let inner = of_text(&a, &b).or_else(|| of_elf(&a, &b)).unwrap_or_else(|| of_bytes(&a, &b));
+    let inner = of_text(&a, &b, sides).or_else(|| of_elf(&a, &b, sides)).unwrap_or_else(|| of_bytes(&a, &b, sides));
     Some(inner.into_iter().map(|reason| format!("inside gzip: {reason}")).collect())
 }
 
 /// The first byte that differs, with what stands around it.
-fn of_bytes(one: &[u8], other: &[u8]) -> Vec<String> {
+fn of_bytes(one: &[u8], other: &[u8], sides: &Sides) -> Vec<String> {
     let at = one.iter().zip(other).take_while(|(a, b)| a == b).count();
     let around = |bytes: &[u8]| {
         let from = at.saturating_sub(16);
@@ -175,7 +164,17 @@ fn of_bytes(one: &[u8], other: &[u8]) -> Vec<String> {
     };
     let mut reasons = vec![format!("from byte {at} on (of {} and {})", one.len(), other.len())];
     reasons.push(format!("there: \"{}\" and \"{}\"", around(one), around(other)));
+    reasons.extend(hints::of(&text_at(one, at), &text_at(other, at), sides));
     reasons
+}
+
+/// The text that a byte stands in, as far as it can be printed.
+fn text_at(bytes: &[u8], at: usize) -> String {
+    let is_text = |byte: &&u8| byte.is_ascii_graphic() || **byte == b' ';
+    let at = at.min(bytes.len());
+    let before = bytes[..at].iter().rev().take(SHOWN).take_while(is_text).count();
+    let behind = bytes[at..].iter().take(SHOWN).take_while(is_text).count();
+    String::from_utf8_lossy(&bytes[at - before..at + behind]).into_owned()
 }
 
 /// What diffoscope says, where it is installed: it knows more kinds of files than this does.
@@ -209,9 +208,8 @@ mod tests {
 
     fn reasons(one: &[u8], other: &[u8]) -> Vec<String> {
         let marks = |path: &str| Machine { paths: vec![("the build folder", path.into())], ..Machine::default() }.marks();
-        let sides = Sides { one: marks("/srv/one/build"), other: marks("/srv/other build") };
-        let looked = of(one, other, "x", &sides);
-        looked.into_iter().filter(|line| !line.starts_with("diffoscope")).collect()
+        let sides = Sides { one: marks("/srv/one/build"), other: marks("/srv/other build"), ..Sides::default() };
+        of(one, other, "x", &sides, false)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::dirs::{Dirs, remove_all};
 use crate::error::{Kind, WithKind as _};
+use crate::gate::Machine;
 use crate::source;
 use anyhow::Context as _;
 use std::ffi::OsString;
@@ -15,12 +16,16 @@ use walkdir::WalkDir;
 /// The hidden command that [`enter`] is.
 pub const COMMAND: &str = "somebody-else";
 
-/// Who and where that is.
-const USER: u32 = 64_124;
+/// The number of who that is.
+pub const USER: u32 = 64_124;
+/// And where.
 const HOST: &str = "another-machine";
 
 /// The part of the folder's name that tools have to bear.
 const PREFIX: &str = "dkumonitor built again é ";
+
+/// And of the one that they do not have to bear anything of.
+const PLAIN_PREFIX: &str = "dkumonitor-built-again-";
 
 /// Below the build folder: what was fetched and is the same wherever it lies. What tools only read is linked, what they write to is
 /// copied.
@@ -46,6 +51,8 @@ enum Way {
 /// The folders of the second build.
 pub struct Second {
     folder: tempfile::TempDir,
+    /// Where compilers work, whose path has to be plain; apart from that of everybody's temporary files, which the first build may have.
+    temporary: tempfile::TempDir,
     /// The checkout.
     pub workspace: PathBuf,
     /// The stack.
@@ -60,6 +67,11 @@ impl Second {
     pub fn make(place: &Path, workspace: &Path, stack: &Path, first: &Dirs) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place);
         let folder = folder.kind(Kind::Stage, || format!("cannot make a folder in {}", place.display()))?;
+        let shown = place.to_string_lossy();
+        let is_plain = shown.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+        let near = if is_plain { place.to_owned() } else { std::env::temp_dir() };
+        let temporary = tempfile::Builder::new().prefix(PLAIN_PREFIX).tempdir_in(&near);
+        let temporary = temporary.kind(Kind::Stage, || format!("cannot make a folder in {}", near.display()))?;
         let copy = folder.path().join("the checkout");
         source::copy(workspace, &copy, None)?;
         let stack = match stack.strip_prefix(workspace) {
@@ -70,7 +82,7 @@ impl Second {
                 other
             }
         };
-        let second = Self { folder, workspace: copy, stack };
+        let second = Self { folder, temporary, workspace: copy, stack };
         for (name, way) in FETCHED {
             bring(&first.build.join(name), &second.build().join(name), way)?;
         }
@@ -79,6 +91,7 @@ impl Second {
                 bring(&cargo.join(name), &second.cargo().join(name), way)?;
             }
         }
+        fs::create_dir_all(second.programs())?;
         fs::create_dir_all(second.home())?;
         fs::create_dir_all(second.cargo())?;
         Ok(second)
@@ -102,14 +115,30 @@ impl Second {
         self.folder.path().join("a cargo")
     }
 
+    /// A folder without programs, to be first on the PATH.
+    fn programs(&self) -> PathBuf {
+        self.folder.path().join("bin")
+    }
+
+    /// Whether compilers work on the same file system as in the first build: there names are read from folders in the same order.
+    pub fn shares_disk_with(&self, first: &Dirs) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        // (The work folder itself is gone when all is made.)
+        let disk = |path: &Path| path.ancestors().find_map(|path| path.metadata().ok()).map(|meta| meta.dev());
+        disk(self.temporary.path()) == disk(&first.work(""))
+    }
+
     /// Everything that must not be found in what was made.
     pub fn places(&self) -> Vec<PathBuf> {
         let dirs = Dirs::new(self.build(), self.dist());
         // The stand-in carries the number of the user that the build is run by.
-        let own = format!("dkumonitor-{}-", rustix::process::geteuid().as_raw());
-        let other = format!("dkumonitor-{USER}-");
+        let temporary = std::env::temp_dir();
+        let named = |folder: &Path, user: u32| format!("{}/dkumonitor-{user}-", folder.display());
+        let own = named(&temporary, rustix::process::geteuid().as_raw());
+        let other = named(self.temporary.path(), USER);
         let plain = dirs.places().into_iter().flat_map(|place| [place.replacen(&own, &other, 1), place]).map(PathBuf::from);
-        [self.folder.path().to_owned(), self.home(), self.cargo()].into_iter().chain(plain).collect()
+        let own = [self.folder.path(), self.temporary.path()].map(Path::to_owned);
+        own.into_iter().chain([self.home(), self.cargo()]).chain(plain).collect()
     }
 
     /// This program with these words, ready to run there; the second is whether it will be somebody else.
@@ -124,7 +153,12 @@ impl Second {
             command.args([COMMAND, "--"]).arg(&program);
         }
         command.args(words).current_dir(&self.workspace);
-        let user = format!("user{USER}");
+        let user = user_name();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if let Ok(path) = std::env::join_paths([self.programs()].into_iter().chain(std::env::split_paths(&path))) {
+            command.env("PATH", path);
+        }
+        command.env("TMPDIR", self.temporary.path());
         command.env("HOME", self.home()).env("USER", &user).env("LOGNAME", &user).env("CARGO_HOME", self.cargo());
         command.env("LANG", "de_DE.UTF-8").env("LC_ALL", "POSIX").env("TZ", "Pacific/Kiritimati");
         command.env("SOURCE_DATE_EPOCH", epoch.to_string());
@@ -139,14 +173,27 @@ impl Second {
     /// # Errors
     /// When they cannot be removed.
     pub fn remove(self) -> anyhow::Result<()> {
-        let path = self.folder.keep();
-        remove_all(&path).with_context(|| format!("cannot remove {}", path.display()))
+        for path in [self.folder.keep(), self.temporary.keep()] {
+            remove_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Leaves the folders where they are; where that is.
     pub fn keep(self) -> PathBuf {
+        // What a step has left that failed.
+        let _ = self.temporary.keep();
         self.folder.keep()
     }
+}
+
+fn user_name() -> String {
+    format!("user{USER}")
+}
+
+/// Who builds the second time, and the machine that it is on then.
+pub fn somebody_else() -> Machine {
+    Machine { user: Some(user_name()), host: Some(HOST.to_owned()), ..Machine::default() }
 }
 
 /// A tool's own folder: as the environment says, or in the home.

@@ -1,0 +1,101 @@
+//! What two pieces of text look like that should be the same: times, numbers of jobs or users, the same in another order, random.
+//!
+//! Promises: hints, not findings; each says what the difference would be if it were that. None is better than a wrong one.
+
+use super::reason::Sides;
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+
+/// Times from 2000 on, in seconds since 1970, look like times.
+const OLDEST: i64 = 946_684_800;
+
+/// No shorter word looks random, in characters.
+const SHORTEST_RANDOM: usize = 8;
+
+/// What the difference looks like, if anything.
+pub fn of(one: &str, other: &str, sides: &Sides) -> Option<String> {
+    numbers(one, other, sides).or_else(|| order(one, other)).or_else(|| random(one, other))
+}
+
+/// The same lines, or the same words, in another order.
+pub fn order(one: &str, other: &str) -> Option<String> {
+    let sorted = |mut parts: Vec<String>| {
+        parts.sort_unstable();
+        parts
+    };
+    let lines = |text: &str| sorted(text.lines().map(str::to_owned).collect());
+    let words = |text: &str| sorted(text.split([' ', '\t', ',', ':', ';']).map(str::to_owned).collect());
+    let is_same = |a: Vec<String>, b: Vec<String>| a.len() > 1 && a == b;
+    let what = if is_same(lines(one), lines(other)) {
+        "lines"
+    } else if !one.contains('\n') && is_same(words(one), words(other)) {
+        "words"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "the same {what} in another order: that in which a folder's names are read, jobs end that run side by side, or a map gives what is in it"
+    ))
+}
+
+/// What the first numbers that differ look like.
+fn numbers(one: &str, other: &str, sides: &Sides) -> Option<String> {
+    let numbers = |line: &str| -> Vec<i64> {
+        line.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+    };
+    let (a, b) = numbers(one).into_iter().zip(numbers(other)).find(|(a, b)| a != b)?;
+    let are = |pair: Option<(i64, i64)>| pair == Some((a, b));
+    if are(sides.users) {
+        return Some(format!("these are the numbers of who built it: {a} and {b}"));
+    }
+    if are(sides.jobs) {
+        return Some(format!("these are the numbers of jobs that were run at once: {a} and {b}"));
+    }
+    let now = Timestamp::now().as_second();
+    let scale = |number: i64| {
+        [1, 1_000, 1_000_000, 1_000_000_000].into_iter().find(|unit| (OLDEST..=now + 1).contains(&(number / unit)))
+    };
+    let (unit, other_unit) = (scale(a)?, scale(b)?);
+    let time = |number: i64| Timestamp::from_second(number / unit).map_or_else(|_| number.to_string(), |time| time.to_string());
+    (unit == other_unit).then(|| format!("these are times: {} and {}", time(a), time(b)))
+}
+
+/// Words of as many hexadecimal digits that have nothing in common.
+fn random(one: &str, other: &str) -> Option<String> {
+    let words = |text: &str| -> Vec<String> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').map(str::to_owned).collect()
+    };
+    let (a, b) = words(one).into_iter().zip(words(other)).find(|(a, b)| a != b)?;
+    let is_hex =
+        |word: &str| word.len() >= SHORTEST_RANDOM && word.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let varied = |word: &str| word.bytes().collect::<BTreeSet<_>>().len() > SHORTEST_RANDOM / 2;
+    let same = a.bytes().zip(b.bytes()).filter(|(a, b)| a == b).count();
+    let alike = a.len() == b.len() && same * 2 < a.len();
+    (is_hex(&a) && is_hex(&b) && alike && varied(&a) && varied(&b))
+        .then(|| "these look random, or like hashes of something that differs".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint(one: &str, other: &str) -> String {
+        let sides = Sides { jobs: Some((2, 3)), users: Some((0, 64_124)), ..Sides::default() };
+        of(one, other, &sides).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_a_difference_looks_like_is_told_and_nothing_else() {
+        assert!(hint("at 1700000000", "at 1700000100").contains("these are times: 2023-11-14"));
+        assert!(hint("made with -j2", "made with -j3").contains("jobs that were run at once: 2 and 3"));
+        assert!(hint("uid 0", "uid 64124").contains("who built it: 0 and 64124"));
+        assert!(hint("a b c", "c a b").contains("the same words in another order"));
+        assert!(hint("a\nb\n", "b\na\n").contains("the same lines in another order"));
+        let uuids = ["id 3f2504e0-4f89-11d3-9a0c-0305e82c3301", "id 8b7d21a4-90ce-4c2f-b1f7-77aa10d94e5b"];
+        assert!(hint(uuids[0], uuids[1]).contains("random"));
+        for (one, other) in [("id 17", "id 18"), ("a", "b"), ("deadbeef", "deadbeee"), ("feedback", "yearbook"), ("a b", "a c")]
+        {
+            assert_eq!(hint(one, other), "", "{one} and {other}");
+        }
+    }
+}
