@@ -196,11 +196,82 @@ fn the_provenance_names_archives_inputs_and_commands_and_nothing_of_the_machine(
     }
 }
 
+/// What is unlike in-toto's statement v1 with SLSA's provenance v1: fields that are missing, unknown or of another kind.
+fn misshapen(statement: &Value) -> Vec<String> {
+    fn fields(at: &str, value: &Value, needed: &[&str], others: &[&str], wrong: &mut Vec<String>) {
+        let Some(object) = value.as_object() else { return wrong.push(format!("{at} is no object")) };
+        wrong.extend(needed.iter().filter(|name| !object.contains_key(**name)).map(|name| format!("{at} lacks {name}")));
+        let unknown = object.keys().filter(|name| !needed.iter().chain(others).any(|known| known == name));
+        wrong.extend(unknown.map(|name| format!("{at} has {name}")));
+    }
+    fn is_uri(value: &Value) -> bool {
+        value.as_str().and_then(|text| text.split_once(':')).is_some_and(|(scheme, rest)| {
+            scheme.starts_with(|c: char| c.is_ascii_lowercase()) && !rest.is_empty() && !rest.contains(' ')
+        })
+    }
+    fn is_digest(digest: &Value) -> bool {
+        let hex = |value: &Value| {
+            value.as_str().is_some_and(|text| text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        };
+        digest.as_object().is_some_and(|all| !all.is_empty() && all.values().all(hex))
+    }
+    /// A descriptor says what it is about by at least one of three.
+    fn descriptors(at: &str, value: &Value, wrong: &mut Vec<String>) {
+        let Some(all) = value.as_array() else { return wrong.push(format!("{at} is no list")) };
+        for (number, one) in all.iter().enumerate() {
+            let at = format!("{at}[{number}]");
+            let known = ["name", "uri", "digest", "content", "downloadLocation", "mediaType", "annotations"];
+            fields(&at, one, &[], &known, wrong);
+            if ["uri", "digest", "content"].iter().all(|name| one.get(name).is_none()) {
+                wrong.push(format!("{at} is about nothing"));
+            }
+            if one.get("digest").is_some_and(|digest| !is_digest(digest)) || one.get("uri").is_some_and(|uri| !is_uri(uri)) {
+                wrong.push(format!("{at} has a digest or an address that is none"));
+            }
+        }
+    }
+    let mut wrong = Vec::new();
+    fields("the statement", statement, &["_type", "subject", "predicateType", "predicate"], &[], &mut wrong);
+    descriptors("subject", &statement["subject"], &mut wrong);
+    let subjects = statement["subject"].as_array().cloned().unwrap_or_default();
+    if subjects.is_empty() || subjects.iter().any(|one| !is_digest(&one["digest"])) {
+        wrong.push("a subject without a digest".to_owned());
+    }
+    let (predicate, how) = (&statement["predicate"], &statement["predicate"]["buildDefinition"]);
+    let who = &predicate["runDetails"];
+    fields("the predicate", predicate, &["buildDefinition", "runDetails"], &[], &mut wrong);
+    let others = ["internalParameters", "resolvedDependencies"];
+    fields("buildDefinition", how, &["buildType", "externalParameters"], &others, &mut wrong);
+    fields("runDetails", who, &["builder"], &["metadata", "byproducts"], &mut wrong);
+    fields("builder", &who["builder"], &["id"], &["builderDependencies", "version"], &mut wrong);
+    if !is_uri(&how["buildType"]) || !is_uri(&who["builder"]["id"]) || !how["externalParameters"].is_object() {
+        wrong.push("a type or a builder that is no address, or no parameters".to_owned());
+    }
+    descriptors("resolvedDependencies", &how["resolvedDependencies"], &mut wrong);
+    descriptors("byproducts", &who["byproducts"], &mut wrong);
+    wrong
+}
+
 #[test]
 fn the_provenance_has_the_commands_that_have_run_even_if_that_was_long_ago() {
     let place = compiled(GOOD_MAKEFILE);
-    place.xtask(&["package"]).good();
+    let mut command = place.command(&["package"]);
+    for name in
+        ["GOPROXY", "NPM_CONFIG_REGISTRY", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY", "DKUMONITOR_SIGN_PASSWORD", "LC_NAME"]
+    {
+        command.env(name, "http://somebody:hush-hush@127.0.0.1:9/");
+    }
+    Outcome::of(&command.output().unwrap()).good();
     let path = place.path("dist").join(format!("dkumonitor-stack-{VERSION}.provenance.json"));
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("hush-hush"), "a secret is told: {text}");
+    let statement = read(&path);
+    assert_eq!(misshapen(&statement), Vec::<String>::new());
+    for broken in ["/subject/0/digest", "/predicate/buildDefinition/buildType", "/predicate/runDetails/builder/id"] {
+        let mut other = statement.clone();
+        *other.pointer_mut(broken).unwrap() = json!({});
+        assert!(!misshapen(&other).is_empty(), "nobody misses {broken}");
+    }
     let commands =
         |statement: &Value| statement["predicate"]["buildDefinition"]["internalParameters"]["commands"]["thing"].clone();
     let first = commands(&read(&path));

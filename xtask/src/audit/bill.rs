@@ -29,6 +29,12 @@ pub struct Name {
     pub name: String,
 }
 
+/// A name as it is compared. Modules of Go and repositories are written with and without capitals; what differs in that alone is nowhere
+/// two things. Of npm's packages some old ones are.
+pub fn folded(ecosystem: &str, name: &str) -> String {
+    if matches!(ecosystem, "Go" | "GIT") { name.to_lowercase() } else { name.to_owned() }
+}
+
 /// A CycloneDX bill, as far as it matters.
 #[derive(Deserialize)]
 struct Bill {
@@ -92,7 +98,7 @@ impl Subject {
         let (kind, rest) = rest.split_once('/')?;
         let (path, version) = rest.rsplit_once('@')?;
         let (path, tag) = (unescape(path), unescape(version));
-        let name = |ecosystem: &str, name: String| Name { ecosystem: ecosystem.to_owned(), name };
+        let name = |ecosystem: &str, name: String| Name { ecosystem: ecosystem.to_owned(), name: folded(ecosystem, &name) };
         let names = match kind {
             "golang" => vec![name("Go", path)],
             "npm" => vec![name("npm", path)],

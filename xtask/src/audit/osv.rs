@@ -4,7 +4,7 @@
 //! a list of events in order: introduced, fixed, last affected. Versions of Go modules, npm packages and crates are semantic ones.
 //! Ranges of commits cannot be followed without the repository; of those the listed versions count, which are tags.
 
-use super::bill::Subject;
+use super::bill::{Subject, folded};
 use super::severity::Severity;
 use semver::Version;
 use serde::Deserialize;
@@ -91,7 +91,7 @@ impl Advisory {
     pub fn severity(&self, subject: &Subject) -> Severity {
         let own = self.affected.iter().filter(|affected| affected.concerns(subject));
         let scores = own.clone().flat_map(|affected| &affected.severity).chain(&self.severity);
-        let scores = scores.filter_map(|score| Severity::of_vector(&score.score));
+        let scores = scores.filter_map(|score| Severity::of_vector(&score.score).or_else(|| Severity::of_word(&score.score)));
         // A score is more exact than a word.
         let by_score = scores.reduce(Severity::max_known);
         let words = || {
@@ -103,7 +103,10 @@ impl Advisory {
 
     /// Whether it tells of any of these, given by ecosystem and name.
     pub fn is_wanted(&self, wanted: &std::collections::BTreeMap<String, BTreeSet<String>>) -> bool {
-        let names = |ecosystem: &str, name: &str| wanted.get(ecosystem).is_some_and(|names| names.contains(name));
+        let names = |ecosystem: &str, name: &str| {
+            let name = folded(ecosystem, name);
+            wanted.get(ecosystem).is_some_and(|names| names.contains(&name))
+        };
         let is_known = |affected: &Affected| {
             affected.package.as_ref().is_some_and(|package| names(package.ecosystem(), &package.name))
                 || affected.ranges.iter().filter_map(Range::repository).any(|repo| names("GIT", &repo))
@@ -134,8 +137,13 @@ impl Range {
     fn holds(&self, version: &Version) -> bool {
         // The last event at or before the version decides. An event that ends counts before one that begins at the same version.
         let mut events: Vec<(Version, bool)> = Vec::new();
+        // What begins at a version that cannot be compared, or nowhere, may have begun with the first.
+        let begin = |text: &str| parse(text).or_else(|| parse("0"));
+        if self.events.iter().all(|event| event.introduced.is_none()) && !self.events.is_empty() {
+            events.extend(begin("0").map(|at| (at, true)));
+        }
         for event in &self.events {
-            events.extend(event.introduced.as_deref().and_then(parse).map(|at| (at, true)));
+            events.extend(event.introduced.as_deref().and_then(begin).map(|at| (at, true)));
             events.extend(event.fixed.as_deref().and_then(parse).map(|at| (at, false)));
             // It ends just behind this one.
             let last = event.last_affected.as_deref().and_then(parse);
@@ -153,15 +161,18 @@ impl Range {
 impl Affected {
     /// Whether it is about the package at all.
     fn concerns(&self, subject: &Subject) -> bool {
-        let by_name =
-            |ecosystem: &str, wanted: &str| subject.names.iter().any(|name| name.ecosystem == ecosystem && name.name == wanted);
+        let by_name = |ecosystem: &str, wanted: &str| {
+            let wanted = folded(ecosystem, wanted);
+            subject.names.iter().any(|name| name.ecosystem == ecosystem && name.name == wanted)
+        };
         self.package.as_ref().is_some_and(|package| by_name(package.ecosystem(), &package.name))
             || self.ranges.iter().filter_map(Range::repository).any(|repo| by_name("GIT", &repo))
     }
 
     /// Whether it is about the package's version.
     fn affects(&self, subject: &Subject) -> bool {
-        if self.versions.iter().any(|listed| *listed == subject.version || *listed == subject.tag) {
+        let is_it = |listed: &String| *listed == subject.tag || listed.strip_prefix('v').unwrap_or(listed) == subject.version;
+        if self.versions.iter().any(is_it) {
             return true;
         }
         let Some(version) = parse(&subject.version) else {
@@ -182,16 +193,17 @@ pub fn affects(advisory: &Advisory, subject: &Subject) -> Option<BTreeSet<String
     Some(of.flat_map(|affected| &affected.ranges).flat_map(Range::fixed).cloned().collect())
 }
 
-/// A version, given leniently: `0` is before all versions, and what lacks its last numbers has zeros there.
+/// A version, given leniently: `0` is before all versions, what lacks its last numbers has zeros there, and what was added about the
+/// build (`+incompatible`) makes no difference.
 fn parse(text: &str) -> Option<Version> {
-    let text = text.trim().trim_start_matches('v');
+    let text = text.trim().trim_start_matches('v').split('+').next().unwrap_or_default();
     if let Ok(version) = Version::parse(text) {
         return Some(version);
     }
     if text == "0" {
         return Version::parse("0.0.0-0").ok();
     }
-    let end = text.find(['-', '+']).unwrap_or(text.len());
+    let end = text.find('-').unwrap_or(text.len());
     let (numbers, rest) = text.split_at(end);
     let dots = numbers.matches('.').count();
     let padded = format!("{numbers}{}{rest}", ".0".repeat(2_usize.checked_sub(dots)?));
@@ -236,6 +248,44 @@ mod tests {
         let open = range(json!([{ "introduced": "1.0" }]));
         assert!(is_hit(open.clone(), "99.0.0") && !is_hit(open, "0.1.0"));
         assert!(!is_hit(range(json!([])), "1.0.0"));
+    }
+
+    #[test]
+    fn versions_of_every_kind_are_compared_and_what_cannot_be_is_not_taken_for_well() {
+        let range = |events: Value| json!({ "ranges": [{ "type": "ECOSYSTEM", "events": events }] });
+        let fixed = |version: &str| range(json!([{ "introduced": "0" }, { "fixed": version }]));
+        // A pseudo-version lies before the release that it leads to, and behind the one that it comes from.
+        assert!(is_hit(fixed("1.2.4"), "1.2.4-0.20240101000000-abcdefabcdef"));
+        assert!(!is_hit(fixed("1.2.3"), "1.2.4-0.20240101000000-abcdefabcdef"));
+        assert!(is_hit(fixed("0.0.0-20240201000000-aaaaaaaaaaaa"), "0.0.0-20240101000000-ffffffffffff"));
+        assert!(!is_hit(fixed("0.0.0-20240201000000-aaaaaaaaaaaa"), "0.0.0-20240301000000-000000000000"));
+        for (at, version) in [("2.0.0+incompatible", "2.0.0"), ("2.0.0", "2.0.0%2Bincompatible"), ("2.0.0+a", "2.0.0%2Bb")] {
+            assert!(!is_hit(fixed(at), version), "{version} is without what {at} has mended");
+            assert!(is_hit(range(json!([{ "introduced": "0" }, { "last_affected": at }])), version), "{version}");
+        }
+        // Go's own library, as its database writes it.
+        assert!(is_hit(range(json!([{ "introduced": "1.22.0-0" }, { "fixed": "1.22.3" }])), "1.22.0-rc.1"));
+        // Prereleases as npm has them: 10 is more than 9, and a number is less than a word.
+        assert!(is_hit(fixed("3.0.0-beta.10"), "3.0.0-beta.9") && !is_hit(fixed("3.0.0-beta.1"), "3.0.0-rc.0"));
+        // What nobody can compare, and what begins nowhere.
+        assert!(is_hit(range(json!([{ "introduced": "one" }, { "fixed": "2.0.0" }])), "1.0.0"));
+        assert!(is_hit(fixed("the day after"), "99.0.0"));
+        assert!(
+            is_hit(range(json!([{ "fixed": "2.0.0" }])), "1.0.0") && !is_hit(range(json!([{ "fixed": "2.0.0" }])), "2.0.0")
+        );
+        assert!(is_hit(fixed("1.0.0"), "(devel)"));
+        assert!(!is_hit(
+            json!({ "ranges": [{ "type": "GIT", "repo": "https://x", "events": [{ "introduced": "0" }] }] }),
+            "1.0.0"
+        ));
+        // Names of modules and repositories are written in capitals by some and not by others; those of npm's packages are others.
+        let named = |ecosystem: &str, name: &str| -> Advisory {
+            let affected = json!({ "package": { "ecosystem": ecosystem, "name": name }, "versions": ["1.0.0"] });
+            serde_json::from_value(json!({ "id": "A", "affected": [affected] })).unwrap()
+        };
+        assert!(affects(&named("Go", "github.com/azure/x"), &subject("pkg:golang/github.com/Azure/x@v1.0.0")).is_some());
+        assert!(affects(&named("npm", "jsonstream"), &subject("pkg:npm/JSONStream@1.0.0")).is_none());
+        assert!(affects(&named("npm", "JSONStream"), &subject("pkg:npm/JSONStream@1.0.0")).is_some());
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Severity {
         }
     }
 
-    /// By a CVSS vector of version 3 or 4.
+    /// By a CVSS vector of version 2, 3 or 4. (Version 2 knows nothing above high.)
     pub fn of_vector(vector: &str) -> Option<Self> {
         Some(match cvss::Cvss::from_str(vector).ok()?.severity() {
             cvss::Severity::None => Self::None,
@@ -101,6 +101,8 @@ mod tests {
         for (vector, wanted) in [
             ("CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H", Severity::Critical),
             ("CVSS:3.0/AV:L/AC:H/PR:H/UI:R/S:U/C:L/I:N/A:N", Severity::Low),
+            ("AV:N/AC:L/Au:N/C:C/I:C/A:C", Severity::High),
+            ("AV:L/AC:M/Au:N/C:N/I:P/A:N", Severity::Low),
             ("CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N", Severity::Critical),
         ] {
             assert_eq!(Severity::of_vector(vector), Some(wanted), "{vector}");
