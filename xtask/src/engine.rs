@@ -7,7 +7,7 @@
 use crate::archive::{self, Format};
 use crate::build::{Session, Work};
 use crate::ending;
-use crate::error::{self, Kind};
+use crate::error::{self, Kind, is_hopeless};
 use crate::fetch;
 use crate::gate::{Gate, Wishes};
 use crate::packing;
@@ -132,8 +132,9 @@ impl<'a> Engine<'a> {
     }
 
     fn fail(&self, crew: &Crew, shared: &Shared<'_>, error: anyhow::Error) {
+        let hopeless = is_hopeless(&error);
         lock(&shared.failures).push(error);
-        if self.fail_fast {
+        if self.fail_fast || hopeless {
             crew.give_up();
         }
     }

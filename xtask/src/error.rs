@@ -61,8 +61,18 @@ impl Kind {
 
     /// An error of this kind with a text of its own.
     pub fn error(self, text: impl Into<String>) -> anyhow::Error {
-        Failure { kind: self, text: text.into() }.into()
+        Failure { kind: self, text: text.into(), hopeless: false }.into()
     }
+
+    /// An error of this kind after which nothing else of the run is worth beginning.
+    pub fn hopeless(self, text: impl Into<String>) -> anyhow::Error {
+        Failure { kind: self, text: text.into(), hopeless: true }.into()
+    }
+}
+
+/// Whether after this error nothing else of the run is worth beginning.
+pub fn is_hopeless(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.hopeless)
 }
 
 /// A text with its [`Kind`]; found by downcasting along an error's chain.
@@ -71,6 +81,7 @@ pub struct Failure {
     /// What kind of failure this is.
     pub kind: Kind,
     text: String,
+    hopeless: bool,
 }
 
 impl fmt::Display for Failure {
@@ -92,7 +103,7 @@ pub trait WithKind<T> {
 
 impl<T, E: Into<anyhow::Error>> WithKind<T> for Result<T, E> {
     fn kind(self, kind: Kind, text: impl FnOnce() -> String) -> anyhow::Result<T> {
-        self.map_err(|error| error.into().context(Failure { kind, text: text() }))
+        self.map_err(|error| error.into().context(Failure { kind, text: text(), hopeless: false }))
     }
 }
 

@@ -284,6 +284,19 @@ fn packed(record: &Path) -> String {
 }
 
 #[test]
+fn a_machine_without_a_way_out_is_told_before_more_is_begun() {
+    let stepped = Stepped::new();
+    let lock = fs::read_to_string(stepped.place.path("stack/vendor.lock")).unwrap();
+    let pin = format!("urls = [\"https://127.0.0.1:1/other.tar.gz\"]\nsha256 = \"{}\"\nsize = 1", "0".repeat(64));
+    stepped.place.write("stack/vendor.lock", lock.replace("path = \"other\"", &pin));
+    let makefile = fs::read_to_string(stepped.place.path("stack/thing/Makefile")).unwrap();
+    stepped.place.write("stack/thing/Makefile", makefile.replace("\tcp one.in $@", "\tsleep 3\n\tcp one.in $@"));
+    let text = stepped.package(&[]).bad(4, &["cannot reach any address of other 1", "ways out:"]);
+    // The first step may run already; no other one is begun.
+    assert!(!stepped.counted().contains(&"two".to_owned()), "{text}");
+}
+
+#[test]
 fn a_damaged_source_archive_is_found_when_it_is_used() {
     let place = Place::new();
     let archive = common::tar_gz(&[("thing-1.0/hello.txt", "hello\n")]);

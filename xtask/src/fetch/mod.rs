@@ -350,7 +350,9 @@ fn fetch_missing<'a>(
     }
     failed.sort_by(|a, b| a.source.name.cmp(&b.source.name));
     let (kind, text) = report(&failed, count, options);
-    Err(kind.error(text))
+    // Without a way out of this machine no minute should go by before that is said.
+    let hopeless = have.is_empty() && failed.iter().all(Failed::is_unreachable);
+    Err(if hopeless { kind.hopeless(text) } else { kind.error(text) })
 }
 
 /// The fetching of one source.

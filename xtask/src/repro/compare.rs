@@ -1,6 +1,6 @@
 //! Two archives, member by member.
 
-use super::reason::{self, Sides};
+use super::{Sides, reason};
 use crate::archive::read::{self, Member, MemberKind};
 use crate::fingerprint;
 use anyhow::Context as _;

@@ -2,7 +2,7 @@
 //!
 //! Promises: hints, not findings; each says what the difference would be if it were that. None is better than a wrong one.
 
-use super::reason::Sides;
+use super::Sides;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 

@@ -12,4 +12,17 @@ mod hints;
 mod reason;
 pub mod second;
 
-pub use reason::Sides;
+use crate::gate::Mark;
+
+/// What is known of the two builds: what each would leave of its own places.
+#[derive(Default)]
+pub struct Sides {
+    /// Of the first.
+    pub one: Vec<Mark>,
+    /// Of the second.
+    pub other: Vec<Mark>,
+    /// How many jobs each could run at once, where that is not the same.
+    pub jobs: Option<(i64, i64)>,
+    /// The number of each user, where that is not the same.
+    pub users: Option<(i64, i64)>,
+}

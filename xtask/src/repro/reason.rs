@@ -1,7 +1,7 @@
 //! Why two files that should be the same are not, as far as their bytes tell.
 
-use super::hints;
-use crate::gate::{Mark, find_traces};
+use super::{Sides, hints};
+use crate::gate::find_traces;
 use jiff::Timestamp;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{Endianness, Object as _, ObjectSection as _};
@@ -9,19 +9,6 @@ use std::path::Path;
 
 /// No more of a line is shown, in characters.
 const SHOWN: usize = 160;
-
-/// What is known of the two builds: what each would leave of its own places.
-#[derive(Default)]
-pub struct Sides {
-    /// Of the first.
-    pub one: Vec<Mark>,
-    /// Of the second.
-    pub other: Vec<Mark>,
-    /// How many jobs each could run at once, where that is not the same.
-    pub jobs: Option<(i64, i64)>,
-    /// The number of each user, where that is not the same.
-    pub users: Option<(i64, i64)>,
-}
 
 /// The reasons, line by line; never none. diffoscope takes its time, and is asked where that is wanted.
 pub fn of(one: &[u8], other: &[u8], name: &str, sides: &Sides, with_diffoscope: bool) -> Vec<String> {
