@@ -152,8 +152,42 @@ pub fn settings(action: &Action<'_>) -> Vec<(String, String)> {
             let no_matter = |name: &str| NO_MATTER_NPM.iter().any(|word| name.contains(word));
             lines("npm_config_userconfig", ".npmrc", &no_matter).into_iter().collect()
         }
-        Action::Autotools(_) | Action::Cargo(_) | Action::Manual => Vec::new(),
+        Action::Cargo(_) => cargo_settings().into_iter().collect(),
+        Action::Autotools(_) | Action::Manual => Vec::new(),
     }
+}
+
+/// What the user has told cargo about compiling: profiles, flags, linkers.
+fn cargo_settings() -> Option<(String, String)> {
+    const NO_MATTER: [&str; 11] = [
+        "source",
+        "registries",
+        "registry",
+        "net",
+        "http",
+        "credential-alias",
+        "alias",
+        "term",
+        "cargo-new",
+        "install",
+        "cache",
+    ];
+    let folder = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".cargo")))?;
+    // Both names count, the old one first.
+    let path = ["config", "config.toml"].map(|name| folder.join(name)).into_iter().find(|path| path.is_file())?;
+    let text = std::fs::read_to_string(path).ok()?;
+    let told = match text.parse::<toml::Table>() {
+        Ok(mut table) => {
+            table.retain(|name, _| !NO_MATTER.contains(&name));
+            if table.is_empty() {
+                return None;
+            }
+            table.to_string()
+        }
+        // Cargo will tell what is wrong with it.
+        Err(_) => text,
+    };
+    Some(("cargo's config.toml".to_owned(), told))
 }
 
 fn users_file(variable: &str, file: &str) -> Option<PathBuf> {

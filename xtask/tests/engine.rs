@@ -202,6 +202,24 @@ fn the_plan_says_what_is_cached_and_explain_what_differs_in_which_step() {
     assert!(graph.contains("digraph plan") && graph.contains(r"thing\ntwo"), "{graph}");
 }
 
+/// Cargo reads its user's configuration wherever it compiles.
+#[test]
+fn what_cargo_was_told_about_compiling_is_part_of_the_key_and_where_crates_come_from_is_not() {
+    let place = Place::new();
+    let explain = |config: &str| {
+        place.write("cargo/config.toml", config);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(["explain", "launcher", "--stack"]).arg(common::workspace().join("examples/ministack"));
+        command.arg("--build-dir").arg(place.path("build")).env("CARGO_HOME", place.path("cargo"));
+        Outcome::of(&command.output().unwrap()).good()
+    };
+    let plain = explain("[source.crates-io]\nreplace-with = \"x\"\n[source.x]\nregistry = \"sparse+https://127.0.0.1:1/\"\n");
+    assert!(!plain.contains("config.toml"), "{plain}");
+    let told = explain("[build]\nrustflags = [\"-Ctarget-cpu=native\"]\n[term]\nquiet = true\n");
+    assert!(told.contains("cargo's config.toml"), "{told}");
+    assert_ne!(told, explain("[profile.release]\nopt-level = 3\n"));
+}
+
 #[test]
 fn whatever_is_damaged_is_named_and_made_again_with_the_same_bytes() {
     let stepped = Stepped::new();
