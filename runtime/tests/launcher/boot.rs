@@ -169,7 +169,11 @@ fn the_init_script_starts_stops_and_tells() {
     let before = bench.pid("go-carbon");
     ends("start", 0);
     ends("status", 0);
+    // A definition that is new is taken by it.
+    let definition = "command = [\"/bin/sleep\", \"1000\"]\n";
+    fs::write(bench.data().join("conf/services.d/mine.toml"), definition).unwrap();
     ends("reload", 0);
+    assert_eq!(bench.state("mine"), "running");
     assert_eq!(bench.pid("go-carbon"), before);
     ends("restart", 0);
     assert_ne!(bench.pid("go-carbon"), before);
@@ -180,7 +184,51 @@ fn the_init_script_starts_stops_and_tells() {
     ends("nonsense", 2);
     fs::remove_file(bench.data().join("bundle")).unwrap();
     ends("start", 5);
+    ends("status", 4);
     ends("stop", 0);
+}
+
+/// At boot it is root who runs the script, and the folder belongs to somebody else.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_init_script_of_root_runs_services_as_the_folders_owner() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("only root can become somebody else");
+        return;
+    }
+    let services = ["go-carbon", "carbonapi"].map(|name| shell(name, "exec sleep 1000"));
+    let mut bench = Bench::bundle(&services).with_assets();
+    bench.place = PathBuf::from("a \"folder\" of nobody's");
+    assert!(bench.install(&[]).status.success());
+    // For root no user may be guessed.
+    let refused = admin(&bench, &["install-boot", "--print", "--init", "sysvinit"]);
+    assert!(!refused.status.success() && text(&refused).contains("would run as root"), "{}", text(&refused));
+    let given = Command::new("chown").args(["-hR", "nobody"]).arg(bench.data()).status().unwrap();
+    assert!(given.success());
+    fs::set_permissions(bench.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    let script = bench.root().join("script");
+    let text_of_it = good(&admin(&bench, &["install-boot", "--print", "--init", "sysvinit", "--user", "nobody"]));
+    fs::write(&script, text_of_it).unwrap();
+    let ends = |word: &str, wanted: i32| {
+        let mut command = Command::new("/bin/sh");
+        let output = command.arg(&script).arg(word).current_dir("/").env_remove("DKM_ALLOW_ROOT").output().unwrap();
+        assert_eq!(output.status.code(), Some(wanted), "{word}: {}", text(&output));
+    };
+    ends("status", 3);
+    ends("start", 0);
+    ends("status", 0);
+    let owner = |pid: i32| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(format!("/proc/{pid}")).unwrap().uid()
+    };
+    let nobody = fs::metadata(bench.data()).map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap();
+    let running = bench.processes();
+    assert!(running.len() >= 2 && nobody != 0, "{running:?}");
+    for pid in running {
+        assert_eq!(owner(pid), nobody, "process {pid}");
+    }
+    ends("stop", 0);
+    assert_eq!(bench.processes(), Vec::<i32>::new());
 }
 
 /// The folder of another system, such as an image.
