@@ -265,15 +265,15 @@ pub struct Release {
     pub package: Package,
 }
 
-/// Check that an archive would run on another machine.
+/// Check that an archive, a package or an image would run on another machine.
 ///
 /// Every file of it is looked at: needed libraries, RPATHs, traces of the machine that built it, permissions, links, sizes. Then it
 /// is unpacked elsewhere and used by another user, without network and with the build folder hidden: installed, started, probed, asked,
-/// stopped, updated. See docs/gate.md.
+/// stopped, updated. A .deb or .rpm is installed by dpkg or rpm for that, an image run as it says itself. See docs/gate.md.
 #[derive(Args, Debug)]
 pub struct Gate {
-    /// The archive, as `package` writes it
-    #[arg(value_name = "ARCHIVE")]
+    /// The archive, package or image, as `package` writes it; known by its content
+    #[arg(value_name = "FILE")]
     pub archive: PathBuf,
     /// Folder of the stack that it was built from, with its gate.toml [default: the repository's root]
     #[arg(long, value_name = "DIR")]

@@ -210,16 +210,18 @@ impl<'a> Engine<'a> {
         step.close(write(), |notes| notes.join("; ")).map(drop)
     }
 
-    /// Looks at the archives that have not passed yet. What is in them is the same, so that only one of them is run.
+    /// Looks at what has not passed yet. What is in archives is the same, so that only one of them is run; packages and images are
+    /// installed in ways of their own.
     fn gate(&self) -> anyhow::Result<()> {
         let Some(gate) = self.gate else { return Ok(()) };
         let (bundle, ui) = (self.bundle, self.session.ui);
         let step = ui.step("bundle", "gate");
         step.announce();
-        let (mut notes, mut lacks) = (Vec::new(), Vec::new());
+        let (mut notes, mut lacks, mut ran) = (Vec::new(), std::collections::BTreeSet::new(), false);
         let all = bundle.formats.iter().filter(|format| !bundle.has_passed(**format, gate.seal())).try_for_each(|format| {
-            let wishes = Wishes { still: !notes.is_empty(), ..Wishes::default() };
+            let wishes = Wishes { still: format.is_archive() && ran, ..Wishes::default() };
             let passed = gate.pass(&bundle.archive(*format), &wishes, &step)?;
+            ran |= format.is_archive();
             notes.push(passed.short);
             lacks.extend(passed.lacks);
             bundle.remember_passed(*format, gate.seal())

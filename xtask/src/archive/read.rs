@@ -39,15 +39,36 @@ pub enum MemberKind {
     File(u64),
     /// A symbolic link, and what it points at.
     Link(String),
+    /// A hard link to another member.
+    Hard(String),
     /// Anything else, in words.
     Other(String),
 }
+
+/// Who is given each member of a file with its number and its content, and says whether more are wanted.
+pub type Take<'a> = dyn FnMut(usize, Member, Vec<u8>) -> bool + 'a;
+
+/// A member with its number, and what was made of its content.
+pub type Looked<T> = (usize, Member, T);
 
 /// Reads all members; `look` is given each with its content (empty for all but files), on any core and in any order.
 ///
 /// # Errors
 /// [`Kind::Integrity`] when it is no archive that can be read to its end.
 pub fn each<T: Send>(archive: &Path, look: impl Fn(&Member, &[u8]) -> T + Sync) -> anyhow::Result<Vec<(Member, T)>> {
+    let all = |take: &mut Take<'_>| members(archive, take);
+    let (members, ()) = each_of(all, look).kind(Kind::Integrity, || format!("cannot read {}", archive.display()))?;
+    Ok(members.into_iter().map(|(_, member, seen)| (member, seen)).collect())
+}
+
+/// As [`each`], of whatever `source` reads: with their numbers, and with what `source` gives in the end.
+///
+/// # Errors
+/// Those of `source`.
+pub fn each_of<T: Send, S>(
+    source: impl FnOnce(&mut Take<'_>) -> anyhow::Result<S>,
+    look: impl Fn(&Member, &[u8]) -> T + Sync,
+) -> anyhow::Result<(Vec<Looked<T>>, S)> {
     let workers = parallel::cores().max(1);
     let (sender, receiver) = sync_channel::<(usize, Member, Vec<u8>)>(workers);
     let (receiver, done) = (Mutex::new(receiver), Mutex::new(Vec::new()));
@@ -59,18 +80,17 @@ pub fn each<T: Send>(archive: &Path, look: impl Fn(&Member, &[u8]) -> T + Sync) 
             done.lock().unwrap_or_else(PoisonError::into_inner).push((at, member, seen));
         }
     };
-    std::thread::scope(|scope| {
+    let read = std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(work);
         }
         // Dropped at the end, by which the workers know that nothing more comes.
         let sender = sender;
-        members(archive, |at, member, content| sender.send((at, member, content)).is_ok())
-    })
-    .kind(Kind::Integrity, || format!("cannot read {}", archive.display()))?;
+        source(&mut |at, member, content| sender.send((at, member, content)).is_ok())
+    })?;
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(at, ..)| *at);
-    Ok(done.into_iter().map(|(_, member, seen)| (member, seen)).collect())
+    Ok((done, read))
 }
 
 /// The content of the first file of this name.
@@ -79,7 +99,7 @@ pub fn each<T: Send>(archive: &Path, look: impl Fn(&Member, &[u8]) -> T + Sync) 
 /// As [`each`]; also when there is none.
 pub fn one(archive: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
     let mut found = None;
-    let read = members(archive, |_, member, content| {
+    let read = members(archive, &mut |_, member, content| {
         let is_it = member.name == name;
         if is_it {
             found = Some(content);
@@ -91,19 +111,27 @@ pub fn one(archive: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Gives each member until nobody wants more.
-fn members(archive: &Path, mut take: impl FnMut(usize, Member, Vec<u8>) -> bool) -> anyhow::Result<()> {
-    let mut tar = tar::Archive::new(stream(archive)?);
-    for (at, entry) in tar.entries()?.enumerate() {
+fn members(archive: &Path, take: &mut Take<'_>) -> anyhow::Result<()> {
+    tar_members(stream(archive)?, 0, take).map(drop)
+}
+
+/// Gives each member of a plain tar, numbered from `first`, until nobody wants more, and reads it to its end; the next number.
+///
+/// # Errors
+/// When it is damaged.
+pub fn tar_members(tar: impl Read, first: usize, take: &mut Take<'_>) -> anyhow::Result<usize> {
+    let mut tar = tar::Archive::new(tar);
+    let mut next = first;
+    for entry in tar.entries()? {
         let mut entry = entry?;
         let header = entry.header();
         let kind = match header.entry_type() {
             EntryType::Directory => MemberKind::Folder,
             EntryType::Regular | EntryType::Continuous => MemberKind::File(entry.size()),
-            EntryType::Symlink => {
-                let target = entry.link_name_bytes().unwrap_or_default();
-                MemberKind::Link(String::from_utf8_lossy(&target).into_owned())
+            EntryType::Symlink | EntryType::Link => {
+                let target = String::from_utf8_lossy(&entry.link_name_bytes().unwrap_or_default()).into_owned();
+                if header.entry_type() == EntryType::Link { MemberKind::Hard(target) } else { MemberKind::Link(target) }
             }
-            EntryType::Link => MemberKind::Other("a hard link".to_owned()),
             EntryType::Char | EntryType::Block => MemberKind::Other("a device".to_owned()),
             EntryType::Fifo => MemberKind::Other("a pipe".to_owned()),
             other => MemberKind::Other(format!("of the unknown type {:?}", char::from(other.as_byte()))),
@@ -123,14 +151,15 @@ fn members(archive: &Path, mut take: impl FnMut(usize, Member, Vec<u8>) -> bool)
             entry.read_to_end(&mut content).with_context(cannot)?;
             anyhow::ensure!(content.len() as u64 == size, "{}: it is cut short", cannot());
         }
-        if !take(at, member, content) {
-            return Ok(());
+        if !take(next, member, content) {
+            return Ok(next);
         }
+        next += 1;
     }
     // The checksum of the last block stands behind the tar's own end.
     let mut rest = tar.into_inner();
     std::io::copy(&mut rest, &mut std::io::sink())?;
-    Ok(())
+    Ok(next)
 }
 
 /// The plain tar.

@@ -1,10 +1,11 @@
-//! What can be seen of an archive without running anything of it: one pass over its members, then questions to what was seen.
+//! What can be seen of an archive, a package or an image without running anything of it: one pass over its members, then questions to what was seen.
 //!
 //! Each question is a function of what was seen, and answers with [`Finding`]s: a person is told all of them at once.
 
+use super::packed::{self, Form, Wrapping};
 use super::policy::{Platform, Policy};
 use super::traces::{self, Mark, Trace};
-use crate::archive::read::{self, Member, MemberKind};
+use crate::archive::read::{Member, MemberKind};
 use crate::elf::{self, Binary, Version};
 use crate::error::Kind;
 use crate::fingerprint;
@@ -23,7 +24,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(path: &str, what: impl Into<String>) -> Self {
+    /// Of a file, or of the bundle itself.
+    pub fn new(path: &str, what: impl Into<String>) -> Self {
         Self { path: path.to_owned(), what: what.into() }
     }
 }
@@ -45,48 +47,67 @@ pub struct Seen {
     pub sha256: String,
     /// Of a program or library: what it wants, or why it cannot be understood.
     pub binary: Option<Result<Binary, String>>,
-    traces: Vec<Trace>,
+    pub(super) traces: Vec<Trace>,
 }
 
-/// An archive that was read.
+/// A file that was read, of whatever form.
 #[derive(Debug)]
 pub struct Bundle {
-    /// The one folder that everything lies in.
+    /// The name of the bundle; of an archive that of the one folder that everything lies in.
     pub name: String,
+    /// That folder, or where the bundle is installed, without a slash at its beginning.
+    pub root: String,
     /// What it says of itself.
     pub manifest: Manifest,
-    /// All members but that folder.
+    /// All members below that folder.
     pub seen: Vec<Seen>,
+    /// In what it was packed.
+    pub form: Form,
+    /// What that has beside it.
+    pub wrapping: Wrapping,
+    /// The members of a package or an image that are not the bundle's, by their paths below `/`.
+    pub around: Vec<Seen>,
 }
 
 impl Bundle {
-    /// Reads an archive whole.
+    /// Reads an archive, a package or an image whole.
     ///
     /// # Errors
     /// [`Kind::Integrity`] when it is damaged, or no bundle at all.
-    pub fn read(archive: &Path, marks: &[Mark]) -> anyhow::Result<Self> {
-        let manifest_ends = format!("/{}", manifest::FILE_NAME);
+    pub fn read(file: &Path, marks: &[Mark]) -> anyhow::Result<Self> {
+        let form = Form::of(file)?;
         let look = |member: &Member, content: &[u8]| {
             let binary = elf::parse(content).map_err(|error| format!("{error:#}")).transpose();
-            let is_manifest = member.name.ends_with(&manifest_ends) && member.name.matches('/').count() == 1;
-            let text = is_manifest.then(|| String::from_utf8_lossy(content).into_owned());
+            let text = root_of(&member.name, form).map(|_| String::from_utf8_lossy(content).into_owned());
             let is_file = matches!(member.kind, MemberKind::File(_));
             let sha256 = if is_file { fingerprint::hex(&Sha256::digest(content)) } else { String::new() };
             (sha256, binary, traces::find(content, marks), text)
         };
-        let members = read::each(archive, look)?;
-        let first = members.first().map(|(member, _)| member.name.as_str()).unwrap_or_default();
-        let name = first.split('/').next().unwrap_or_default().to_owned();
-        let text = members.iter().find_map(|(_, (.., text))| text.as_deref());
-        let no_bundle = |why: &str| Kind::Integrity.error(format!("{} is no bundle: {why}", archive.display()));
-        let text = text.ok_or_else(|| no_bundle("it has no manifest.json in its one folder"))?;
+        let (members, wrapping) = packed::each(file, form, look)?;
+        let no_bundle = |why: &str| Kind::Integrity.error(format!("{} is no bundle: {why}", file.display()));
+        let mut roots =
+            members.iter().filter_map(|(member, (.., text))| Some((root_of(&member.name, form)?, text.as_deref()?)));
+        let place = if form == Form::Archive { "its one folder" } else { "a folder /opt/PRODUCT/VERSION" };
+        let (root, text) = roots.next().ok_or_else(|| no_bundle(&format!("it has no manifest.json in {place}")))?;
+        if let Some((other, _)) = roots.next().filter(|_| form != Form::Archive) {
+            return Err(no_bundle(&format!("it has two, {root} and {other}")));
+        }
         let manifest = Manifest::parse(text).map_err(|error| no_bundle(&format!("its manifest.json: {error:#}")))?;
-        let seen = members.into_iter().map(|(member, (sha256, binary, traces, _))| {
-            let path = member.name.strip_prefix(&name).unwrap_or(&member.name).trim_matches('/').to_owned();
-            Seen { path, member, sha256, binary, traces }
-        });
-        let seen = seen.filter(|seen| !(seen.path.is_empty() && seen.member.kind == MemberKind::Folder)).collect();
-        Ok(Self { name, manifest, seen })
+        // The folder of an archive is that of its first member: another one is a finding.
+        let first = members.first().map(|(member, _)| member.name.split('/').next().unwrap_or_default());
+        let root = if form == Form::Archive { first.unwrap_or_default() } else { root }.to_owned();
+        let name = if form == Form::Archive { root.clone() } else { root.split('/').skip(1).collect::<Vec<_>>().join("-") };
+        let (mut seen, mut around) = (Vec::new(), Vec::new());
+        for (member, (sha256, binary, traces, _)) in members {
+            let inner = member.name.strip_prefix(&root).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+            let is_own = form == Form::Archive || inner.is_some();
+            let path = member.name.strip_prefix(&root).filter(|_| is_own).unwrap_or(&member.name).trim_matches('/').to_owned();
+            if !(path.is_empty() && member.kind == MemberKind::Folder) {
+                let list = if is_own { &mut seen } else { &mut around };
+                list.push(Seen { path, member, sha256, binary, traces });
+            }
+        }
+        Ok(Self { name, root, manifest, seen, form, wrapping, around })
     }
 
     /// The programs and libraries that could be understood.
@@ -101,13 +122,14 @@ impl Bundle {
         findings.extend(self.links());
         findings.extend(self.against_manifest());
         match policy.platform(&self.manifest.platform.os) {
-            Some(platform) => findings.extend(self.needs(platform)),
+            Some(platform) => findings.extend(self.needs(&self.has(platform))),
             None => {
                 findings.push(Finding::new("", format!("it is for {}, of which nothing is known", self.manifest.platform.os)));
             }
         }
         findings.extend(self.glibc_floor(policy));
-        findings.extend(self.found_traces(policy));
+        findings.extend(found_traces(&self.seen, policy));
+        findings.extend(self.wrapped(policy));
         findings.sort_by(|a, b| a.path.cmp(&b.path));
         findings
     }
@@ -118,17 +140,15 @@ impl Bundle {
         for Seen { path, member, .. } in &self.seen {
             let name = member.name.as_str();
             let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-            let below = Path::new(name).starts_with(&self.name);
+            let below = Path::new(name).starts_with(&self.root);
             if !plain || !below {
-                findings.push(Finding::new(name, format!("lies outside of {}", self.name)));
+                findings.push(Finding::new(name, format!("lies outside of {}", self.root)));
             }
-            if name.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
-                findings.push(Finding::new(name, "its name has control characters, or is not UTF-8"));
-            }
+            findings.extend(unprintable(name));
             if !known.insert(path) {
-                findings.push(Finding::new(path, "is in the archive twice"));
+                findings.push(Finding::new(path, format!("is in the {} twice", self.form.words())));
             }
-            if let MemberKind::Other(what) = &member.kind {
+            if let Some(what) = odd_kind(&member.kind) {
                 findings.push(Finding::new(path, format!("is {what}; a bundle has files, folders and symbolic links")));
             }
         }
@@ -136,31 +156,7 @@ impl Bundle {
     }
 
     fn permissions(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for Seen { path, member, .. } in &self.seen {
-            let mode = member.mode;
-            let mut find = |what: String| findings.push(Finding::new(path, what));
-            for (bit, what) in [(0o4000, "set-uid"), (0o2000, "set-gid"), (0o1000, "sticky")] {
-                if mode & bit != 0 {
-                    find(format!("is {what} ({mode:04o})"));
-                }
-            }
-            let is_link = matches!(member.kind, MemberKind::Link(_));
-            if !is_link && mode & 0o022 != 0 {
-                find(format!("can be written to by others than its owner ({mode:04o})"));
-            }
-            if member.owner != (0, 0) {
-                find(format!(
-                    "belongs to user {} and group {}; in an archive everything is 0's",
-                    member.owner.0, member.owner.1
-                ));
-            }
-            let (user, group) = (member.owner_names.0.as_str(), member.owner_names.1.as_str());
-            if ![user, group].iter().all(|name| ["", "root"].contains(name)) {
-                find(format!("carries the names of its owner: {user}, {group}"));
-            }
-        }
-        findings
+        self.seen.iter().flat_map(|seen| seen.permissions(&seen.path, (0, 0), 0)).collect()
     }
 
     fn links(&self) -> Vec<Finding> {
@@ -200,7 +196,8 @@ impl Bundle {
         let mut findings = Vec::new();
         for file in &self.manifest.files {
             let Some(found) = seen.remove(file.path.as_str()) else {
-                findings.push(Finding::new(&file.path, "is in the manifest and not in the archive"));
+                let what = format!("is in the manifest and not in the {}", self.form.words());
+                findings.push(Finding::new(&file.path, what));
                 continue;
             };
             let differs = match (&file.kind, &found.member.kind) {
@@ -216,7 +213,8 @@ impl Bundle {
             };
             findings.extend(differs.map(|what| Finding::new(&file.path, format!("{what}, unlike the manifest says"))));
         }
-        findings.extend(seen.keys().map(|path| Finding::new(path, "is in the archive and not in the manifest")));
+        let more = format!("is in the {} and not in the manifest", self.form.words());
+        findings.extend(seen.keys().map(|path| Finding::new(path, more.as_str())));
         findings
     }
 
@@ -278,21 +276,82 @@ impl Bundle {
         }
         findings
     }
+}
 
-    fn found_traces(&self, policy: &Policy) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for seen in &self.seen {
-            for trace in seen.traces.iter().filter(|trace| !policy.allows(&seen.path, &trace.text)) {
-                let packed = if trace.packed { " (in its packed content)" } else { "" };
-                findings.push(Finding::new(&seen.path, format!("names {}{packed}: \"{}\"", trace.what, trace.text)));
+impl Seen {
+    /// What is wrong with its mode and its owner, who has to be this one. Some bits may be set.
+    pub fn permissions(&self, path: &str, owner: (u64, u64), allowed: u32) -> Vec<Finding> {
+        let (member, mut findings) = (&self.member, Vec::new());
+        let (mode, mut find) = (member.mode & !allowed, |what: String| findings.push(Finding::new(path, what)));
+        for (bit, what) in [(0o4000, "set-uid"), (0o2000, "set-gid"), (0o1000, "sticky")] {
+            if mode & bit != 0 {
+                find(format!("is {what} ({mode:04o})"));
             }
+        }
+        if !matches!(member.kind, MemberKind::Link(_)) && mode & 0o022 != 0 {
+            find(format!("can be written to by others than its owner ({mode:04o})"));
+        }
+        if member.owner != owner {
+            let ((user, group), (right, right_group)) = (member.owner, owner);
+            let right = if owner == (0, 0) {
+                "in an archive everything is 0's".to_owned()
+            } else {
+                format!("and should to {right} and {right_group}")
+            };
+            find(format!("belongs to user {user} and group {group}; {right}"));
+        }
+        let (user, group) = (member.owner_names.0.as_str(), member.owner_names.1.as_str());
+        if ![user, group].iter().all(|name| ["", "root"].contains(name)) {
+            find(format!("carries the names of its owner: {user}, {group}"));
         }
         findings
     }
 }
 
+/// What is wrong with a name.
+pub fn unprintable(name: &str) -> Option<Finding> {
+    let odd = name.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER);
+    odd.then(|| Finding::new(name, "its name has control characters, or is not UTF-8"))
+}
+
+/// What a member is, where that is none of a bundle's kinds.
+pub fn odd_kind(kind: &MemberKind) -> Option<&str> {
+    match kind {
+        MemberKind::Other(what) => Some(what),
+        MemberKind::Hard(_) => Some("a hard link"),
+        _ => None,
+    }
+}
+
+/// Traces of the machine that built it that a policy does not allow.
+pub fn found_traces(seen: &[Seen], policy: &Policy) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for seen in seen {
+        for trace in seen.traces.iter().filter(|trace| !policy.allows(&seen.path, &trace.text)) {
+            findings.push(Finding::new(&seen.path, said(trace)));
+        }
+    }
+    findings
+}
+
+/// A trace in words.
+pub fn said(trace: &Trace) -> String {
+    let packed = if trace.packed { " (in its packed content)" } else { "" };
+    format!("names {}{packed}: \"{}\"", trace.what, trace.text)
+}
+
+/// The folder of the bundle whose manifest has this name in a file of this form.
+fn root_of(name: &str, form: Form) -> Option<&str> {
+    let root = name.strip_suffix(manifest::FILE_NAME)?.strip_suffix('/')?;
+    let is_root = match form {
+        Form::Archive => !root.contains('/'),
+        _ => root.starts_with("opt/") && root.matches('/').count() == 2,
+    };
+    is_root.then_some(root)
+}
+
 /// A path inside the bundle without `.` and `..`; none where it leads out.
-fn inside(path: &Path) -> Option<String> {
+pub fn inside(path: &Path) -> Option<String> {
     let mut parts: PathBuf = PathBuf::new();
     for part in path.components() {
         match part {

@@ -1,18 +1,20 @@
-//! The gate: whether an archive would run on somebody else's machine.
+//! The gate: whether an archive, a package or an image would run on somebody else's machine.
 //!
-//! First what can be seen ([`checks`]): every member of the archive against the manifest and against what a bundle must never have,
+//! First what can be seen ([`checks`]): every member of it ([`packed`]) against the manifest and against what a bundle must never have,
 //! every program's needs against what all machines have ([`policy`]), every file for traces of the machine that built it
-//! ([`traces`]), sizes against the last release ([`sizes`]). Then the bundle is used ([`trial`]). All findings are told at once; a bundle
+//! ([`traces`]), sizes against the last release ([`sizes`]); what a package or an image has beside the bundle ([`wrapping`]). Then the bundle is used ([`trial`]). All findings are told at once; a bundle
 //! that has any does not pass.
 //!
 //! What has passed is remembered by the archive's hash and by all that the gate goes by ([`Gate::seal`]), so that nothing is looked at
 //! twice.
 
 mod checks;
+pub mod packed;
 mod policy;
 mod sizes;
 mod traces;
 pub mod trial;
+mod wrapping;
 
 pub use checks::{Bundle, Finding};
 pub use traces::{Machine, Mark, find as find_traces};
@@ -24,6 +26,7 @@ use crate::fingerprint;
 use crate::progress::{self, Step};
 use crate::stack::Stack;
 use dkumonitor_interface::manifest::{self, Manifest, Platform};
+use packed::Form;
 use policy::Policy;
 use sizes::Sizes;
 use std::fmt::Write as _;
@@ -107,7 +110,7 @@ impl Gate {
         }
         let trial = Trial {
             archive,
-            name: &bundle.name,
+            bundle: &bundle,
             hide: self.hide.clone(),
             root: wishes.root.as_deref(),
             logs: self.logs.join(&bundle.name),
@@ -122,11 +125,19 @@ impl Gate {
     /// Looks at an archive; the bundle that it is, and what else there is to say.
     fn look(&self, archive: &Path, wishes: &Wishes) -> anyhow::Result<(Bundle, Vec<String>)> {
         check_sum(archive)?;
-        let bundle = Bundle::read(archive, &self.machine.marks())?;
+        let marks = self.machine.marks();
+        let bundle = Bundle::read(archive, &marks)?;
         let mut findings = bundle.check(&self.policy);
+        findings.extend(bundle.named(&marks));
         let (grown, note) = self.sizes(archive, &bundle, wishes)?;
         findings.extend(grown);
         let mut notes = vec![note];
+        notes.extend(bundle.wrapping_note());
+        if bundle.form != Form::Archive {
+            let (unlike, note) = compare(archive, &bundle)?;
+            findings.extend(unlike);
+            notes.push(note);
+        }
         let floors: Vec<String> =
             bundle.manifest.components.iter().filter_map(|one| Some(format!("{} {}", one.name, one.glibc.as_ref()?))).collect();
         if !floors.is_empty() {
@@ -176,6 +187,23 @@ fn why_not_run(bundle: &Bundle, wishes: &Wishes) -> Option<String> {
     }
     let has_launcher = bundle.seen.iter().any(|seen| seen.path == "installer");
     (!has_launcher).then(|| "it has no launcher".to_owned())
+}
+
+/// How a package or an image differs from the archive that lies beside it, and with what it was compared in words.
+fn compare(file: &Path, bundle: &Bundle) -> anyhow::Result<(Vec<Finding>, String)> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let stem = Format::ALL.into_iter().find_map(|format| name.strip_suffix(format.ending())?.strip_suffix('.'));
+    let archives = Format::ALL.into_iter().filter(|format| format.is_archive());
+    let beside = archives.filter_map(|format| Some(file.with_file_name(format!("{}.{}", stem?, format.ending()))));
+    let is_archive = |path: &PathBuf| path.is_file() && Form::of(path).is_ok_and(|form| form == Form::Archive);
+    match beside.into_iter().find(is_archive) {
+        None => Ok((Vec::new(), "no archive of the same release lies beside it to compare with".to_owned())),
+        Some(path) => {
+            let archive = Bundle::read(&path, &[])?;
+            let shown = path.file_name().unwrap_or_default().to_string_lossy();
+            Ok((bundle.unlike(&archive), format!("all files are those of {shown}")))
+        }
+    }
 }
 
 fn glibc_words(bundle: &Bundle) -> String {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Raised whenever the gate looks at more, so that what has passed an older one is looked at again.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// The name of a stack's own rules.
 pub const FILE_NAME: &str = "gate.toml";

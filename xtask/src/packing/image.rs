@@ -184,7 +184,7 @@ impl Product<'_> {
             "config": {
                 "User": format!("{USER}:{USER}"),
                 "Env": [format!("PATH={DATA}/bin:{current}/bin"), format!("DKM_HOME={DATA}"), "TZ=UTC"],
-                "Entrypoint": [format!("{current}/installer"), "--run", "-d", DATA, "-p", PORT.to_string(), "-t", TYPE],
+                "Entrypoint": [format!("{current}/installer"), "--run", "-d", DATA, "-p", PORT.to_string(), "-t", TYPE, "--carbonapi-listen", "0.0.0.0"],
                 "WorkingDir": VOLUME,
                 "Volumes": {(VOLUME): {}},
                 "ExposedPorts": ports,

@@ -14,6 +14,9 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+/// Raised whenever the same tree gives another package or image, so that what was packed before is packed again.
+pub const VERSION: u32 = 1;
+
 /// How this machine may be used.
 pub struct With<'a> {
     /// The build's folders.
@@ -36,6 +39,8 @@ struct Product<'a> {
     license: String,
     /// The programs that a system's loader has to start, since they need its libraries.
     dynamic: Vec<String>,
+    /// The oldest glibc that they run with.
+    glibc: Option<String>,
     /// The time of everything in it, seconds since 1970.
     epoch: u64,
 }
@@ -77,6 +82,7 @@ impl<'a> Product<'a> {
             tree,
             name,
             arch: manifest.platform.arch,
+            glibc: manifest.platform.glibc,
             version: manifest.version,
             license: licenses.into_iter().map(group).collect::<Vec<_>>().join(" AND "),
             dynamic,

@@ -84,7 +84,9 @@ impl Product<'_> {
             json!({"dst": dst.trim_end_matches('/'), "type": "dir", "file_info": info(0o755)})
         };
         contents.extend(folders.iter().map(folder));
-        let needs = |name: &'static str| if self.dynamic.is_empty() { Vec::new() } else { vec![name] };
+        let glibc = self.glibc.as_deref().filter(|_| !self.dynamic.is_empty());
+        let needs =
+            |deb: bool| glibc.map(|floor| if deb { format!("libc6 (>= {floor})") } else { format!("glibc >= {floor}") });
         Ok(json!({
             "name": format!("{}-{}", self.name, self.version),
             "arch": self.architecture(),
@@ -105,8 +107,8 @@ impl Product<'_> {
             "contents": contents,
             "scripts": {"postinstall": script, "postremove": script},
             "overrides": {
-                "deb": {"depends": needs("libc6")},
-                "rpm": {"depends": needs("glibc")},
+                "deb": {"depends": Vec::from_iter(needs(true))},
+                "rpm": {"depends": Vec::from_iter(needs(false))},
             },
             "deb": {"compression": "gzip"},
             "rpm": {"compression": "gzip", "buildhost": "dkumonitor", "group": "Applications/System"},

@@ -16,6 +16,7 @@ use crate::archive::Format;
 use crate::dirs::{Dirs, remove_all};
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry, EntryKind};
+use crate::packing;
 use crate::parallel;
 use crate::plan::{Component, Todo};
 use crate::progress::{self, Ui};
@@ -108,6 +109,11 @@ pub enum Standing {
     Changed(String),
 }
 
+/// The way in which a form is packed; that of archives is in their bytes alone.
+fn packed(format: Format) -> u32 {
+    if format.is_archive() { 0 } else { packing::VERSION }
+}
+
 impl Bundle<'_> {
     /// Where the tree is.
     pub fn tree(&self) -> PathBuf {
@@ -180,6 +186,9 @@ impl Bundle<'_> {
         let Some(archived) = state.archives.get_mut(&format) else {
             return Standing::Changed("was never made of this tree".to_owned());
         };
+        if archived.packed != packed(format) {
+            return Standing::Changed("is packed in another way now".to_owned());
+        }
         if archived.epoch != self.epoch {
             return Standing::Changed("the time that its files carry changed".to_owned());
         }
@@ -227,22 +236,20 @@ impl Bundle<'_> {
     pub fn remember_archive(&self, format: Format, sha256: String) -> anyhow::Result<()> {
         let mut state = self.state();
         state.papers = None;
-        let archived = Archived { sha256, epoch: self.epoch, stamp: self.archive_stamp(format).ok(), passed: None };
+        let (stamp, packed) = (self.archive_stamp(format).ok(), packed(format));
+        let archived = Archived { sha256, epoch: self.epoch, packed, stamp, passed: None };
         state.archives.insert(format, archived);
         self.remember(&state)
     }
 
     /// Whether the archive of this form, which stands, has passed the gate of this seal.
     pub fn has_passed(&self, format: Format, seal: &str) -> bool {
-        // What is installed by other means is made from the same tree, and is no archive that the gate could read.
-        let passed = || self.state().archives.get(&format).is_some_and(|archived| archived.passed.as_deref() == Some(seal));
-        !format.is_archive() || passed()
+        self.state().archives.get(&format).is_some_and(|archived| archived.passed.as_deref() == Some(seal))
     }
 
     /// What is to be done at the gate of this seal, the archives standing so.
     pub fn gate_todo(&self, archive: &Todo, seal: &str) -> Todo {
         match archive {
-            _ if !self.formats.iter().any(|format| format.is_archive()) => Todo::Nothing,
             Todo::Nothing if self.formats.iter().all(|format| self.has_passed(*format, seal)) => Todo::Nothing,
             Todo::Nothing => Todo::Run("has not passed as it is now".to_owned()),
             _ => Todo::Run("comes after archive".to_owned()),

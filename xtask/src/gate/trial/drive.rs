@@ -29,17 +29,17 @@ const PAUSE: Duration = Duration::from_millis(50);
 const TAIL: usize = 12;
 
 /// The metric that goes in and comes back.
-const METRIC: &str = "dkumonitor.gate.value";
+pub const METRIC: &str = "dkumonitor.gate.value";
 
-type Outcome<T> = Result<T, Fault>;
+pub type Outcome<T> = Result<T, Fault>;
 
 /// Does everything; gives the exit status.
-pub fn run(bundle: &str, around: &Surroundings) -> i32 {
+pub fn run(around: &Surroundings) -> i32 {
     around.lacks.iter().for_each(|what| tell(&Line::Lacks(what.clone())));
     let place = &around.place;
     let trial = Trial {
         around,
-        bundle: place.join(bundle),
+        bundle: around.bundle.clone(),
         data: place.join("somebody else/data"),
         home: place.join("somebody else/home"),
     };
@@ -54,42 +54,42 @@ pub fn run(bundle: &str, around: &Surroundings) -> i32 {
     }
 }
 
-fn tell(line: &Line) {
+pub fn tell(line: &Line) {
     // Were nobody listening any more, nobody would want to know.
     let _ = serde_json::to_string(line).map(|text| writeln!(std::io::stdout().lock(), "{text}"));
 }
 
-fn doing(what: &str) {
+pub fn doing(what: &str) {
     tell(&Line::Doing(what.to_owned()));
 }
 
-fn did(what: impl Into<String>) {
+pub fn did(what: impl Into<String>) {
     tell(&Line::Did(what.into()));
 }
 
-fn fault(what: impl Into<String>) -> Fault {
+pub fn fault(what: impl Into<String>) -> Fault {
     Fault { what: what.into(), ..Fault::default() }
 }
 
 /// A failure of our own, not of the bundle's.
-fn cannot<T>(result: std::io::Result<T>, what: &str) -> Outcome<T> {
+pub fn cannot<T>(result: std::io::Result<T>, what: &str) -> Outcome<T> {
     result.map_err(|error| fault(format!("cannot {what}: {error}")))
 }
 
-struct Trial<'a> {
-    around: &'a Surroundings,
-    bundle: PathBuf,
-    data: PathBuf,
-    home: PathBuf,
+pub struct Trial<'a> {
+    pub around: &'a Surroundings,
+    pub bundle: PathBuf,
+    pub data: PathBuf,
+    pub home: PathBuf,
 }
 
 /// What is installed.
-struct Installed {
-    kind: InstallType,
-    services: Vec<Service>,
-    password: Option<String>,
+pub struct Installed {
+    pub kind: InstallType,
+    pub services: Vec<Service>,
+    pub password: Option<String>,
     /// Of an agent: what stands in for the carbon that it sends to.
-    listener: Option<Receiver<String>>,
+    pub listener: Option<Receiver<String>>,
 }
 
 impl Installed {
@@ -98,7 +98,7 @@ impl Installed {
     }
 
     /// The number of a port by what it is for, if a service listens on it by this protocol.
-    fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+    pub fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
         let mut ports = self.services.iter().flat_map(|service| &service.ports);
         ports.find(|port| port.name == name && port.protocols.contains(&protocol))?.number().ok()
     }
@@ -174,7 +174,7 @@ impl Trial<'_> {
     }
 
     /// A metric goes in by carbon and comes back by carbonapi; an agent's goes to whom it was told to send to.
-    fn measure(&self, installed: &Installed) -> Outcome<()> {
+    pub fn measure(&self, installed: &Installed) -> Outcome<()> {
         if let Some(listener) = &installed.listener {
             doing("waiting for what the agent measures");
             let deadline = Instant::now() + PATIENCE;
@@ -207,7 +207,7 @@ impl Trial<'_> {
         Ok(())
     }
 
-    fn wait_for_value(&self, carbonapi: u16, target: &str, value: f64) -> Outcome<()> {
+    pub fn wait_for_value(&self, carbonapi: u16, target: &str, value: f64) -> Outcome<()> {
         let found = wait(PATIENCE, || values(carbonapi, target).contains(&value).then_some(()));
         found.ok_or_else(|| {
             self.about(
@@ -218,7 +218,7 @@ impl Trial<'_> {
     }
 
     /// Each query of each dashboard is answered; through Grafana where there is one, as its pages would ask.
-    fn dashboards(&self, installed: &Installed) -> Outcome<()> {
+    pub fn dashboards(&self, installed: &Installed) -> Outcome<()> {
         let Some(carbonapi) = installed.port("carbonapi", Protocol::Tcp) else { return Ok(()) };
         let folder = self.data.join("conf/dashboards");
         let mut files: Vec<PathBuf> = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -379,7 +379,7 @@ impl Trial<'_> {
     }
 
     /// A failure of a service, with its log.
-    fn about(&self, service: &str, what: String) -> Fault {
+    pub fn about(&self, service: &str, what: String) -> Fault {
         let log = self.data.join("run/log").join(format!("{service}.log"));
         let text = fs::read(&log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -405,7 +405,7 @@ impl Trial<'_> {
 }
 
 /// The services that the installer has defined; the supervisor, which reads the same files, puts them in order.
-fn definitions(folder: &Path) -> Outcome<Vec<Service>> {
+pub fn definitions(folder: &Path) -> Outcome<Vec<Service>> {
     let all = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
     let mut paths: Vec<PathBuf> =
         all.map_err(|error| fault(format!("{}: {error}", folder.display())))?.iter().map(DirEntry::path).collect();
@@ -487,7 +487,7 @@ fn now() -> u64 {
 }
 
 /// What `look` finds before the time is over.
-fn wait<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn wait<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look() {

@@ -1,6 +1,7 @@
 //! A process apart, on Linux: by namespaces, as root or as anybody who may have a user namespace of his own.
 
-use super::{Order, Part, STRANGER, Surroundings};
+use super::installing::{Package, Way};
+use super::{Container, Fault, How, Line, Order, Part, STRANGER, Surroundings, drive, image};
 use anyhow::Context as _;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change};
@@ -45,6 +46,11 @@ impl Spaces {
 
     /// Moves this process, which has one thread only, there.
     fn enter(self) -> anyhow::Result<()> {
+        self.enter_as((STRANGER, STRANGER))
+    }
+
+    /// The same; where that takes a user namespace, this user is that one in it.
+    fn enter_as(self, (inside, inside_group): (u32, u32)) -> anyhow::Result<()> {
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         // SAFETY: the call is unsafe for CLONE_FILES, which would part this thread's descriptors from the others'.
         #[expect(unsafe_code, reason = "rustix has no safe form of it; the flags given here are harmless")]
@@ -53,8 +59,8 @@ impl Spaces {
         }
         if self.own_users {
             std::fs::write("/proc/self/setgroups", "deny")?;
-            std::fs::write("/proc/self/uid_map", format!("{STRANGER} {user} 1"))?;
-            std::fs::write("/proc/self/gid_map", format!("{STRANGER} {group} 1"))?;
+            std::fs::write("/proc/self/uid_map", format!("{inside} {user} 1"))?;
+            std::fs::write("/proc/self/gid_map", format!("{inside_group} {group} 1"))?;
         }
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("/ cannot be made private")?;
         Ok(())
@@ -80,7 +86,8 @@ impl Spaces {
 
 /// Parts this process from the rest of the machine.
 pub fn part(order: &Order) -> anyhow::Result<Part> {
-    let mut around = Surroundings { place: order.place.clone(), fresh: Vec::new(), alone: false, lacks: Vec::new() };
+    let (place, bundle) = (order.place.clone(), order.place.join(&order.bundle));
+    let mut around = Surroundings { place, bundle, fresh: Vec::new(), alone: false, lacks: Vec::new() };
     let Some(spaces) = Spaces::best() else {
         anyhow::ensure!(order.root.is_none(), "--root needs namespaces, and this machine gives none");
         around.lacks.push("no namespaces are to be had here: the build folder is visible, and the network is open".to_owned());
@@ -112,6 +119,15 @@ pub fn part(order: &Order) -> anyhow::Result<Part> {
     mount_bind(format!("/proc/self/fd/{}", place.as_raw_fd()), &outside).context("cannot bring the trial's folder")?;
     // It is as read-only as what it lies on was made.
     let _ = read_only(&outside, false, false);
+    around.bundle = inside.join(&order.bundle);
+    let mut package = None;
+    if let How::Package(one) = &order.how {
+        let as_root = !spaces.own_users && spaces.processes;
+        let (way, lack) = one.make_room(root, &outside, as_root)?;
+        around.bundle = Path::new("/").join(&one.root);
+        around.lacks.extend(lack);
+        package = (way == Way::Tool).then_some(one);
+    }
     if order.root.is_some() {
         rustix::process::chroot(root).with_context(|| format!("cannot enter {}", root.display()))?;
     }
@@ -124,22 +140,66 @@ pub fn part(order: &Order) -> anyhow::Result<Part> {
         become_stranger(!spaces.own_users)?;
         return Ok(Part::Inside(around));
     }
-    first_process(spaces, around)
+    first_process(spaces, around, package)
 }
 
 /// From here on in two more processes: the first of the namespace, whose end is that of all, and the one that goes on.
-fn first_process(spaces: Spaces, around: Surroundings) -> anyhow::Result<Part> {
+fn first_process(spaces: Spaces, mut around: Surroundings, package: Option<&Package>) -> anyhow::Result<Part> {
     if let Some(first) = fork()? {
         return Ok(Part::Ended(wait(first)));
     }
     set_parent_process_death_signal(Some(Signal::KILL))?;
     mount("proc", "/proc", "proc", MountFlags::empty(), None).context("cannot mount /proc")?;
+    if let Some(package) = package {
+        match package.install(&around.place) {
+            Ok(bundle) => around.bundle = bundle,
+            Err(error) => return Ok(Part::Ended(failed(&error))),
+        }
+    }
     if let Some(inside) = fork()? {
         // What daemons leave behind comes to the first process, which has to take it.
-        return Ok(Part::Ended(wait(inside)));
+        let status = wait(inside);
+        return Ok(Part::Ended(match package.filter(|_| status == 0) {
+            Some(package) => removed(package, &around.place),
+            None => status,
+        }));
     }
     become_stranger(!spaces.own_users)?;
     Ok(Part::Inside(Surroundings { alone: true, ..around }))
+}
+
+/// Removes a package that was used; an exit status.
+fn removed(package: &Package, place: &Path) -> i32 {
+    match package.remove(place) {
+        Err(error) => failed(&error),
+        Ok(()) => {
+            let tool = package.tool();
+            drive::did(format!("installed by {tool} to /{}, and removed by it with nothing left", package.root));
+            0
+        }
+    }
+}
+
+/// Tells what went wrong; an exit status.
+fn failed(error: &anyhow::Error) -> i32 {
+    drive::tell(&Line::Failed(Fault { what: format!("{error:#}"), ..Fault::default() }));
+    1
+}
+
+/// Runs an image as it says itself; gives an exit status.
+pub fn contain(order: &Order, container: &Container) -> anyhow::Result<i32> {
+    let own = |own_users| Spaces { own_users, processes: true };
+    let Some(spaces) =
+        [own(false), own(true)].into_iter().find(|spaces| (spaces.own_users || can_be_stranger()) && spaces.works())
+    else {
+        drive::tell(&Line::Lacks("no namespaces are to be had here: the image was not run".to_owned()));
+        return Ok(0);
+    };
+    // The namespace of processes is made anew for each start.
+    let around = Spaces { processes: false, ..spaces };
+    around.enter_as(container.owner)?;
+    crate::sandbox::raise_loopback().context("cannot raise loopback")?;
+    Ok(image::run(&order.place, container, !spaces.own_users))
 }
 
 /// Whether this process can give files to the stranger and become it: as root, unless it is root of a user namespace that does
@@ -191,7 +251,7 @@ fn hide(folders: &[PathBuf]) -> anyhow::Result<()> {
 }
 
 /// Puts an empty folder over one.
-fn empty(folder: &Path, options: &str) -> anyhow::Result<()> {
+pub fn empty(folder: &Path, options: &str) -> anyhow::Result<()> {
     let options = CString::new(options)?;
     mount("tmpfs", folder, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
         .with_context(|| format!("cannot hide {}", folder.display()))
@@ -220,7 +280,7 @@ struct Attributes {
 }
 
 /// Makes a mount, and with `all` those below it too, read-only or writable again.
-fn read_only(path: &Path, read_only: bool, all: bool) -> io::Result<()> {
+pub fn read_only(path: &Path, read_only: bool, all: bool) -> io::Result<()> {
     const RDONLY: u64 = 1;
     const AT_RECURSIVE: libc::c_int = 0x8000;
     let path = CString::new(path.as_os_str().as_bytes())?;

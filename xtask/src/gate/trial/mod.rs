@@ -5,15 +5,24 @@
 //! checkout and homes hidden, everything else read-only, `/tmp` and its like empty, an unprivileged user of no name, and a `/proc` with
 //! nothing but itself. Then it uses the bundle as a person would ([`drive`]), and tells the first process by lines of JSON.
 //!
+//! A package is installed by its own tool and used from where that puts it ([`installing`]). An image is run as it says itself, in
+//! namespaces as an engine would make them ([`image`]).
+//!
 //! What cannot be had on a machine is done without, and said.
 
 mod dashboards;
 mod drive;
 mod http;
+#[cfg(target_os = "linux")]
+mod image;
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "nothing is installed where there are no namespaces"))]
+mod installing;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "other.rs")]
 mod os;
 
+use super::checks::Bundle;
+use super::packed::{self, Config, Form, Wrapping};
 use crate::dirs::remove_all;
 use crate::error::{Kind, WithKind as _};
 use crate::interrupt::Group;
@@ -36,6 +45,9 @@ const STRANGER: u32 = 64_123;
 /// Beginning of the name of the folder of a trial: what nobody's own folders are called, and all programs have to bear.
 const PREFIX: &str = "dkumonitor gate é ☃ ";
 
+/// Where a container's volumes are, below the trial's folder.
+const VOLUMES: &str = "volumes";
+
 /// The name of the order in it.
 const ORDER: &str = "order.json";
 
@@ -50,6 +62,53 @@ struct Order {
     hide: Vec<PathBuf>,
     /// The root of another system to run in.
     root: Option<PathBuf>,
+    /// What else there is to know of how it was packed.
+    how: How,
+}
+
+/// In what a bundle comes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum How {
+    /// An archive, unpacked already.
+    Archive,
+    /// A package, laid out and as it is.
+    Package(installing::Package),
+    /// An image, laid out.
+    Image(Container),
+}
+
+/// How an image wants to be run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Container {
+    command: Vec<String>,
+    env: Vec<String>,
+    owner: (u32, u32),
+    folder: String,
+    volumes: Vec<String>,
+    /// Ports that are exposed by TCP.
+    ports: Vec<u16>,
+    signal: String,
+    health: Option<Vec<String>>,
+}
+
+impl Container {
+    fn of(config: &Config) -> Self {
+        let health = config.healthcheck.as_ref().and_then(|check| match check.test.split_first() {
+            Some((kind, words)) if kind == "CMD" && !words.is_empty() => Some(words.to_vec()),
+            _ => None,
+        });
+        let ports = config.exposed_ports.iter().flat_map(|ports| ports.keys());
+        Self {
+            command: config.command().into_iter().map(str::to_owned).collect(),
+            env: config.env.clone(),
+            owner: config.owner().unwrap_or((STRANGER, STRANGER)),
+            folder: if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() },
+            volumes: config.volumes().map(str::to_owned).collect(),
+            ports: ports.filter_map(|port| port.trim_end_matches("/tcp").parse().ok()).collect(),
+            signal: config.stop_signal.clone().unwrap_or_else(|| "SIGTERM".to_owned()),
+            health,
+        }
+    }
 }
 
 /// What the second process finds around it.
@@ -57,6 +116,8 @@ struct Order {
 struct Surroundings {
     /// The folder of the trial, as it is seen from there.
     place: PathBuf,
+    /// The bundle.
+    bundle: PathBuf,
     /// Folders that were empty when it came, and should be again when it goes.
     fresh: Vec<PathBuf>,
     /// Whether all processes that are to be seen are this trial's.
@@ -103,10 +164,10 @@ struct Fault {
 
 /// A trial to be made.
 pub struct Trial<'a> {
-    /// The archive.
+    /// The archive, package or image.
     pub archive: &'a Path,
-    /// The name of the folder in it.
-    pub name: &'a str,
+    /// What was seen of it.
+    pub bundle: &'a Bundle,
     /// Folders that must not be seen.
     pub hide: Vec<PathBuf>,
     /// The root of another system to run in.
@@ -133,10 +194,7 @@ impl Trial<'_> {
         step.message("unpacking");
         let place = tempfile::Builder::new().prefix(PREFIX).tempdir().context("cannot make a folder for the trial")?;
         std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755))?;
-        let bundles = place.path().join("bundle é");
-        std::fs::create_dir(&bundles)?;
-        let bundle = bundles.join(self.name);
-        unpack::unpack(self.archive, &bundle)?;
+        let (bundle, how) = self.unpack(place.path())?;
         // The one folder that the stranger may write to.
         let own = place.path().join("somebody else");
         std::fs::create_dir(&own)?;
@@ -145,8 +203,9 @@ impl Trial<'_> {
         }
         let order = Order {
             place: place.path().to_owned(),
-            bundle: format!("bundle é/{}", self.name),
+            bundle,
             hide: self.hide.clone(),
+            how,
             root: self.root.map(Path::canonicalize).transpose().kind(Kind::Usage, || "cannot use --root".to_owned())?,
         };
         std::fs::write(place.path().join(ORDER), serde_json::to_vec(&order)?)?;
@@ -155,6 +214,35 @@ impl Trial<'_> {
         let outcome = outcome?;
         removed?;
         Ok(outcome)
+    }
+
+    /// Brings what is to be tried into the trial's folder: where its bundle is there, and in what it comes.
+    fn unpack(&self, place: &Path) -> anyhow::Result<(String, How)> {
+        if let Wrapping::None = self.bundle.wrapping {
+            let bundle = format!("bundle é/{}", self.bundle.name);
+            std::fs::create_dir(place.join("bundle é"))?;
+            unpack::unpack(self.archive, &place.join(&bundle))?;
+            return Ok((bundle, How::Archive));
+        }
+        let laid = place.join(installing::LAID_OUT);
+        std::fs::create_dir(&laid)?;
+        packed::lay_out(self.archive, self.bundle.form, &laid)?;
+        let bundle = format!("{}/{}", installing::LAID_OUT, self.bundle.root);
+        let how = match &self.bundle.wrapping {
+            Wrapping::Image(image) => {
+                let why = "--root is for archives and packages: an image brings its own";
+                anyhow::ensure!(self.root.is_none(), Kind::Usage.error(why));
+                How::Image(Container::of(&image.config))
+            }
+            Wrapping::Package(package) => {
+                let (deb, root) = (self.bundle.form == Form::Deb, self.bundle.root.clone());
+                let file = format!("package.{}", if deb { "deb" } else { "rpm" });
+                std::fs::copy(self.archive, place.join(&file))?;
+                How::Package(installing::Package { deb, name: package.name.clone(), file, root })
+            }
+            Wrapping::None => How::Archive,
+        };
+        Ok((bundle, how))
     }
 
     /// Starts the second process, and listens to it.
@@ -191,7 +279,10 @@ impl Trial<'_> {
 
     /// Keeps the logs of what does not run, and tells.
     fn failure(&self, place: &Path, fault: Fault) -> anyhow::Error {
-        let kept = keep_logs(&place.join("somebody else/data/run"), &self.logs);
+        let runs =
+            [place.join("somebody else/data/run")].into_iter().chain(volumes(place).map(|volume| volume.join("monitor/run")));
+        let run = runs.into_iter().find(|run| run.is_dir()).unwrap_or_default();
+        let kept = keep_logs(&run, &self.logs);
         let mut text = fault.what;
         if let Some(log) = &fault.log {
             let name = log.file_name().unwrap_or_default();
@@ -207,6 +298,11 @@ impl Trial<'_> {
         let service = fault.service.map_or_else(String::new, |service| format!("{service}: "));
         Kind::Gate.error(format!("{service}{text}"))
     }
+}
+
+/// The folders of a container's volumes.
+fn volumes(place: &Path) -> impl Iterator<Item = PathBuf> {
+    place.join(VOLUMES).read_dir().into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Copies the logs of a data folder's `run` to a folder of their own; whether there are any.
@@ -234,8 +330,11 @@ pub fn enter(order: &Path) -> anyhow::Result<i32> {
     let text = std::fs::read(order).with_context(|| format!("cannot read {}", order.display()))?;
     let order: Order = serde_json::from_slice(&text)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    if let How::Image(container) = &order.how {
+        return os::contain(&order, container);
+    }
     match os::part(&order)? {
         Part::Ended(status) => Ok(status),
-        Part::Inside(around) => Ok(drive::run(&order.bundle, &around)),
+        Part::Inside(around) => Ok(drive::run(&around)),
     }
 }

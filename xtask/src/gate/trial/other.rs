@@ -1,6 +1,7 @@
 //! Where there are no namespaces a trial runs like any other program of this user.
 
-use super::{Order, Part, Surroundings};
+use super::{Container, How, Line, Order, Part, Surroundings, drive};
+use std::path::Path;
 
 /// Nobody becomes somebody else here.
 pub fn can_be_stranger() -> bool {
@@ -10,7 +11,22 @@ pub fn can_be_stranger() -> bool {
 /// Parts this process from nothing, and says so.
 pub fn part(order: &Order) -> anyhow::Result<Part> {
     anyhow::ensure!(order.root.is_none(), "--root needs Linux");
-    let lacks =
+    let mut lacks =
         vec!["this system has no namespaces: same user, the build folder is visible, and the network is open".to_owned()];
-    Ok(Part::Inside(Surroundings { place: order.place.clone(), fresh: Vec::new(), alone: false, lacks }))
+    if let How::Package(package) = &order.how {
+        lacks.push(format!("it was not installed by {}, but laid out; its scripts were not run", package.tool()));
+    }
+    let (place, bundle) = (order.place.clone(), order.place.join(&order.bundle));
+    Ok(Part::Inside(Surroundings { place, bundle, fresh: Vec::new(), alone: false, lacks }))
+}
+
+/// No image runs here.
+pub fn contain(_: &Order, _: &Container) -> anyhow::Result<i32> {
+    drive::tell(&Line::Lacks("this system has no namespaces: the image was not run".to_owned()));
+    Ok(0)
+}
+
+/// Nothing is laid over a folder here.
+pub fn empty(_: &Path, _: &str) -> anyhow::Result<()> {
+    anyhow::bail!("this system has no mounts of that kind")
 }
