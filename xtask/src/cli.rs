@@ -221,6 +221,9 @@ pub struct Package {
     /// oci (a container image; docs/release.md)
     #[arg(long = "format", value_name = "FORM", value_delimiter = ',', default_value = "gz", value_parser = Format::parse)]
     pub formats: Vec<Format>,
+    /// With --format oci: an image (an OCI layout in a tar) whose layers lie below the bundle, for programs that need a C library
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
     /// Sign the manifest in the bundle, and each archive: with a secret key of minisign in a file, or `env:VARIABLE`; docs/verify.md
     #[arg(long, value_name = "KEY")]
     pub sign: Option<String>,

@@ -276,6 +276,8 @@ impl Manager {
             // It brings no font, and a page without any is no page.
             (Self::Apt, "chromium") => &["chromium", "fonts-dejavu-core"],
             (Self::Apt, "chromedriver") => &["chromium-driver"],
+            (Self::Apt, "rpmbuild") => &["rpm"],
+            (Self::Dnf, "rpmbuild") => &["rpm-build"],
             (Self::Apt, "xz") => &["xz-utils"],
             (Self::Apt | Self::Dnf, "systemd-analyze") => &["systemd"],
             (Self::Apt | Self::Dnf, "cargo") => &["cargo"],

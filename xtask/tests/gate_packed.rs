@@ -420,3 +420,35 @@ fn an_image_that_does_not_run_as_it_says_is_named() {
     let wrong = |config: &mut Value| config["Entrypoint"].as_array_mut().unwrap().push("--nonsense".into());
     image.finds(wrong, &[], &["the container ends by itself", "--nonsense"]);
 }
+
+#[test]
+fn a_package_that_is_larger_than_its_stack_allows_or_has_grown_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = folder.path().join("stack");
+    run("cp", &["-R", workspace().join("examples/ministack").to_str().unwrap(), stack.to_str().unwrap()]).good();
+    let deb = PACKAGES.join(format!("dkumonitor-ministack-{VERSION}.deb"));
+    let with = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command
+            .arg("gate")
+            .arg(&deb)
+            .arg("--still")
+            .arg("--stack")
+            .arg(&stack)
+            .arg("--build-dir")
+            .arg(ministack_place("build"));
+        Outcome::of(&command.args(args).output().unwrap())
+    };
+    fs::write(stack.join("gate.toml"), "[largest-mb]\ndkumonitor-ministack = 1\n").unwrap();
+    with(&[]).bad(10, &["the .deb has ", "gate.toml allows 1"]);
+    fs::write(stack.join("gate.toml"), "").unwrap();
+    // The last release had half of it.
+    with(&["--record"]).good();
+    let path = stack.join("sizes.json");
+    let mut sizes: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let size = &mut sizes["dkumonitor-ministack"]["archives"]["deb"];
+    *size = (size.as_u64().unwrap() / 2).into();
+    fs::write(&path, sizes.to_string()).unwrap();
+    with(&[]).bad(10, &["the .deb has ", &format!("in {VERSION}: more than 10 % more")]);
+    with(&["--growth", "200"]).good();
+}

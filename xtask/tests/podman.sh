@@ -38,6 +38,5 @@ echo "well: $(podman inspect --format '{{.Config.Healthcheck.Test}}' two)"
 podman healthcheck run two 2> /dev/null
 ask engine.value | grep -q '41\.5'
 echo "printed: $(podman logs two 2>&1 | head -n 1)"
-echo "version: $(podman exec two /data/monitor/bin/dkm version)"
 end two
 echo done

@@ -28,6 +28,10 @@ pub fn running(root: &Path, record: &Record) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let program = record.bundle.join("bin/dkm");
+    if !program.exists() && nothing_runs(root) {
+        // As in the container of a newer image: what nobody can ask any more has nothing to tell.
+        return Ok(names);
+    }
     let output = Command::new(&program).arg("--home").arg(root).args(["status", "--json"]).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot ask {} what runs; is its bundle still there?", program.display()))?;
     let services: Vec<crate::control::Status> = serde_json::from_slice(&output.stdout)
@@ -36,6 +40,15 @@ pub fn running(root: &Path, record: &Record) -> Result<Vec<String>> {
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// Whether neither a supervisor nor a service holds its lock.
+fn nothing_runs(root: &Path) -> bool {
+    let entries = root.join("run").read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    // This very update holds its own.
+    let others =
+        |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "lock") && !path.ends_with(super::update::LOCK);
+    !entries.filter(others).any(|path| child::holder(&path).is_some())
 }
 
 /// Runs a verb of the given bundle's dkm on the data folder. Its lines go to standard error: ours alone are for programs.

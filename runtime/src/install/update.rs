@@ -30,7 +30,7 @@ use crate::integrity::hex;
 use crate::manifest::Manifest;
 
 /// Held while a data folder changes its version.
-const LOCK: &str = "run/update.lock";
+pub(super) const LOCK: &str = "run/update.lock";
 
 /// Moves a data folder to this bundle's version.
 ///

@@ -176,6 +176,24 @@ fn a_dry_run_tells_and_changes_nothing() {
     assert_eq!(two.all(), before);
 }
 
+/// As in the container of a newer image, or when the old version's package was removed first.
+#[test]
+fn where_the_old_bundle_is_gone_a_stopped_folder_is_updated_and_a_running_one_is_not() {
+    let two = Two::new();
+    let elsewhere = two.bench.root().join("elsewhere");
+    two.bench.good(&["start"]);
+    fs::rename(two.bench.bundle_path(), &elsewhere).unwrap();
+    let output = two.update(&[]);
+    assert!(!output.status.success() && text(&output).contains("is its bundle still there?"), "{}", text(&output));
+    fs::rename(&elsewhere, two.bench.bundle_path()).unwrap();
+    two.bench.good(&["shutdown"]);
+    fs::rename(two.bench.bundle_path(), &elsewhere).unwrap();
+    assert!(good(&two.update(&[])).contains("went from 9.9.9 to 10.0.0"));
+    assert_eq!((two.leads_to(), two.file("conf/theirs.conf")), (two.next.clone(), Some("theirs 2\n".to_owned())));
+    two.bench.good(&["start"]);
+    two.bench.good(&["shutdown"]);
+}
+
 #[test]
 fn refuses_what_is_no_update() {
     let two = Two::new();

@@ -66,7 +66,7 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         findings.push(preflight::look("collectd", None, &["the tests"], &workshop.host));
         // Archives and signatures are read back by those for whom they are made.
         findings.extend(
-            ["xz", "zstd", "minisign", "rpm", "skopeo", "umoci"]
+            ["xz", "zstd", "minisign", "rpm", "rpmbuild", "skopeo", "umoci", "podman", "crun"]
                 .map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)),
         );
         // The launcher's tests make certificates.

@@ -5,6 +5,7 @@ use crate::cli;
 use crate::engine::{self, Ended, Engine};
 use crate::error::{Kind, WithKind as _};
 use crate::gate::Gate;
+use crate::packing::Base;
 use crate::parallel;
 use crate::plan::{self, Job, Plan, Todo};
 use crate::preflight;
@@ -36,6 +37,7 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     workshop.target.require(&recipes)?;
     let gate = (!args.skip_gate).then(|| Gate::of(&workshop.stack, &workshop.dirs, &workshop.workspace)).transpose()?;
     let sharing = if args.skip_build { None } else { Sharing::open(&args.cache, args.network.offline, &workshop.ui)? };
+    let base = args.base.as_deref().map(Base::open).transpose()?;
     // A key that cannot be used is told before hours of compiling.
     let signer = args.sign.as_deref().map(|key| Signer::open(key, &workshop.workspace)).transpose()?;
     let lock = workshop.lock(!args.wait.no_wait)?;
@@ -51,7 +53,8 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     let (dirs, formats) = (&workshop.dirs, args.formats.as_slice());
     let signer = signer.as_ref();
     let (target, policy) = (workshop.target, Policy::read(&workshop.stack.root, &workshop.workspace)?);
-    let bundle = Bundle { stack: &workshop.stack, name, target, epoch: epoch?, formats, signer, policy, dirs, store: &store };
+    let bundle =
+        Bundle { stack: &workshop.stack, name, target, epoch: epoch?, formats, base, signer, policy, dirs, store: &store };
     let (lock, store, sharing) = (&lock, &store, sharing.as_ref());
     let package = Package { workshop: &workshop, args, lock, store, bundle: &bundle, gate: gate.as_ref(), sharing };
     let outcome = package.make(&recipes, first?);

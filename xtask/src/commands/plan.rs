@@ -35,6 +35,7 @@ pub fn run(args: &cli::Plan) -> anyhow::Result<()> {
         target: workshop.target,
         epoch,
         formats: &[Format::Gz],
+        base: None,
         signer: None,
         policy: Policy::read(&workshop.stack.root, &workshop.workspace)?,
         dirs: &workshop.dirs,

@@ -1,7 +1,7 @@
 //! The bundle as a container image: an OCI image layout in a tar, which every engine loads.
 //!
 //! Promises: nothing but the bundle is in it, no distribution, no shell; so only programs that need no shared library can be, and others
-//! are refused by name. It runs as an unprivileged user, with the supervisor as process 1: it reaps what is left by others, stops all on
+//! are refused by name, unless a system's image lies below ([`super::Base`]). It runs as an unprivileged user, with the supervisor as process 1: it reaps what is left by others, stops all on
 //! SIGTERM, and is the health check's judge. What it keeps is in one volume. The same tree and time give the same bytes.
 //!
 //! The first start makes the data folder in the volume, and that of a newer image updates it, as `installer` does by hand (`--run`).
@@ -10,9 +10,9 @@
 //! layout's own index stands the `manifest.json` that Docker before 25 reads. OCI knows no health check: the one in the configuration is
 //! Docker's extension.
 
-use super::Product;
+use super::base::Below;
+use super::{Product, With};
 use crate::archive::{self, Format};
-use crate::dirs::Dirs;
 use crate::error::Kind;
 use crate::fingerprint::hex;
 use serde_json::{Value, json};
@@ -31,11 +31,19 @@ const VOLUME: &str = "/data";
 /// The data folder: below the volume, because it is made beside its place and renamed.
 const DATA: &str = "/data/monitor";
 
-/// The type that is installed: a container measures no machine.
-const TYPE: &str = "server";
+/// What a system's image has for a search path.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is listened on: who reaches a container is decided by who publishes its ports.
+const EVERY_ADDRESS: &str = "0.0.0.0";
 
 /// The first of the ports.
 const PORT: u16 = 27600;
+
+/// A layer, plain and by gzip, in OCI's words; and the beginning of Docker's words for it.
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const LAYER_GZ: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
 /// A nanosecond's multiple, as Docker wants times.
 const SECOND: u64 = 1_000_000_000;
@@ -50,6 +58,8 @@ struct Blob {
 enum Content {
     Bytes(Vec<u8>),
     File(PathBuf),
+    /// So many bytes of a file from one on.
+    Part(PathBuf, u64, u64),
 }
 
 impl Blob {
@@ -75,29 +85,46 @@ impl Product<'_> {
     ///
     /// # Errors
     /// [`Kind::Usage`] when a program in the tree needs shared libraries; else when the image cannot be written.
-    pub(super) fn image(&self, target: &Path, dirs: &Dirs, jobs: usize) -> anyhow::Result<(u64, String)> {
-        if !self.dynamic.is_empty() {
+    pub(super) fn image(&self, target: &Path, with: &With<'_>) -> anyhow::Result<(u64, String)> {
+        if !self.dynamic.is_empty() && with.base.is_none() {
             return Err(Kind::Usage.error(format!(
-                "an image has nothing but the bundle, and {} needs shared libraries of a system; leave its component out with --only",
+                "an image has nothing but the bundle, and {} needs shared libraries of a system; leave its component out with --only, or \
+                 say with --base what system's image lies below",
                 self.dynamic.join(", ")
             )));
         }
+        let below = with.base.map(|base| base.read(self.architecture())).transpose()?;
+        let dirs = with.dirs;
         let folder = tempfile::Builder::new().prefix(".image-").tempdir_in(dirs.tmp())?;
         let layer = folder.path().join("layer.tar.gz");
         let prefix = format!("opt/{}/{}", self.name, self.version);
         let cache = dirs.archive_cache();
-        let options = archive::Options { format: Format::Gz, mtime: self.epoch, jobs, cache: Some(&cache) };
+        let options = archive::Options { format: Format::Gz, mtime: self.epoch, jobs: with.jobs, cache: Some(&cache) };
         let written = archive::write(self.tree, &prefix, &layer, &options)?;
-        let ground = self.ground()?;
-        let ids = [hex(&Sha256::digest(&ground)), plain_hash(&layer)?];
-        let layers = [Blob::of(ground), Blob { digest: written.sha256, size: written.bytes, content: Content::File(layer) }];
-        let config = Blob::json(&self.image_config(&ids)?)?;
-        let kinds = ["application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.v1.tar+gzip"];
+        let ground = self.ground(below.as_ref())?;
+        let mut ids = vec![hex(&Sha256::digest(&ground)), plain_hash(&layer)?];
+        let mut layers =
+            vec![Blob::of(ground), Blob { digest: written.sha256, size: written.bytes, content: Content::File(layer) }];
+        let mut kinds = [LAYER, LAYER_GZ].map(str::to_owned).to_vec();
+        if let (Some(below), Some(base)) = (&below, with.base) {
+            let plain = |digest: &str| digest.trim_start_matches("sha256:").to_owned();
+            let lower = below.image.layers.iter();
+            ids.splice(0..0, lower.clone().map(|layer| plain(&layer.plain)));
+            kinds.splice(0..0, lower.clone().map(|layer| layer.kind.replace(DOCKER_LAYER, LAYER_GZ)));
+            layers.splice(
+                0..0,
+                lower.map(|layer| {
+                    let content = Content::Part(base.path().to_owned(), layer.place.0, layer.place.1);
+                    Blob { digest: plain(&layer.digest), size: layer.place.1, content }
+                }),
+            );
+        }
+        let config = Blob::json(&self.image_config(&ids, below.as_ref())?)?;
         let manifest = Blob::json(&json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config.descriptor("application/vnd.oci.image.config.v1+json"),
-            "layers": layers.iter().zip(kinds).map(|(blob, kind)| blob.descriptor(kind)).collect::<Vec<_>>(),
+            "layers": layers.iter().zip(&kinds).map(|(blob, kind)| blob.descriptor(kind)).collect::<Vec<_>>(),
         }))?;
         let mut index = manifest.descriptor("application/vnd.oci.image.manifest.v1+json");
         index["platform"] = json!({"os": "linux", "architecture": self.architecture()});
@@ -133,6 +160,11 @@ impl Product<'_> {
         header.set_size(blob.size);
         match &blob.content {
             Content::Bytes(bytes) => tar.append_data(&mut header, name, bytes.as_slice())?,
+            Content::Part(path, from, size) => {
+                let mut file = File::open(path)?;
+                io::Seek::seek(&mut file, io::SeekFrom::Start(*from))?;
+                tar.append_data(&mut header, name, BufReader::new(io::Read::take(file, *size)))?;
+            }
             Content::File(path) => tar.append_data(&mut header, name, BufReader::new(File::open(path)?))?,
         }
         Ok(())
@@ -149,8 +181,8 @@ impl Product<'_> {
         header
     }
 
-    /// The layer below the bundle's: what any program expects, and no more.
-    fn ground(&self) -> anyhow::Result<Vec<u8>> {
+    /// The layer below the bundle's: what any program expects, and no more; a system's own users stay.
+    fn ground(&self, below: Option<&Below>) -> anyhow::Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
         let product = format!("opt/{}", self.name);
         let folders = [("data", 0o755, USER), ("etc", 0o755, 0), ("opt", 0o755, 0), (&product, 0o755, 0), ("tmp", 0o1777, 0)];
@@ -158,8 +190,14 @@ impl Product<'_> {
             let mut header = self.header(tar::EntryType::Directory, mode, owner);
             tar.append_data(&mut header, format!("{name}/"), io::empty())?;
         }
-        let user = format!("root:x:0:0::/:/\ndkumonitor:x:{USER}:{USER}::{VOLUME}:/\n");
-        let files = [("etc/passwd", user), ("etc/group", format!("root:x:0:\ndkumonitor:x:{USER}:\n"))];
+        let with = |known: Option<&String>, root: &str, own: String| {
+            let known = known.filter(|known| !known.is_empty()).map_or(root, String::as_str);
+            let line = if known.ends_with('\n') { "" } else { "\n" };
+            format!("{known}{line}dkumonitor:x:{USER}:{own}\n")
+        };
+        let users = with(below.map(|below| &below.users), "root:x:0:0::/:/\n", format!("{USER}::{VOLUME}:/"));
+        let groups = with(below.map(|below| &below.groups), "root:x:0:\n", String::new());
+        let files = [("etc/passwd", users), ("etc/group", groups)];
         for (name, text) in files {
             let mut header = self.header(tar::EntryType::Regular, 0o644, 0);
             header.set_size(text.len() as u64);
@@ -170,12 +208,26 @@ impl Product<'_> {
         Ok(tar.into_inner()?)
     }
 
-    fn image_config(&self, ids: &[String]) -> anyhow::Result<Value> {
+    fn image_config(&self, ids: &[String], below: Option<&Below>) -> anyhow::Result<Value> {
         let created = jiff::Timestamp::from_second(i64::try_from(self.epoch)?)?.to_string();
         let current = format!("/opt/{}/current", self.name);
         let ports =
             [format!("{PORT}/tcp"), format!("{}/tcp", PORT + 1), format!("{}/udp", PORT + 1), format!("{}/tcp", PORT + 2)];
         let ports: BTreeMap<_, _> = ports.into_iter().map(|port| (port, json!({}))).collect();
+        let path = format!("PATH={DATA}/bin:{current}/bin") + &below.map_or_else(String::new, |_| format!(":{SYSTEM_PATH}"));
+        let kind = if self.measures { "all" } else { "server" };
+        let port = PORT.to_string();
+        let words = ["--run", "-d", DATA, "-p", &port, "-t", kind];
+        let listen = ["--carbon-listen", "--carbonapi-listen"].map(|flag| [flag, EVERY_ADDRESS]).concat();
+        let entry: Vec<&str> = words.into_iter().chain(listen).collect();
+        let mut labels = BTreeMap::from([
+            ("org.opencontainers.image.title", self.name),
+            ("org.opencontainers.image.version", &self.version),
+            ("org.opencontainers.image.licenses", &self.license),
+            ("org.opencontainers.image.created", &created),
+        ]);
+        labels.extend(below.map(|below| ("org.opencontainers.image.base.digest", below.image.digest.as_str())));
+        let lower = below.map_or(0, |below| below.image.layers.len());
         let step = |what: &str| json!({"created": created, "created_by": what});
         Ok(json!({
             "created": created,
@@ -183,25 +235,20 @@ impl Product<'_> {
             "os": "linux",
             "config": {
                 "User": format!("{USER}:{USER}"),
-                "Env": [format!("PATH={DATA}/bin:{current}/bin"), format!("DKM_HOME={DATA}"), "TZ=UTC"],
-                "Entrypoint": [format!("{current}/installer"), "--run", "-d", DATA, "-p", PORT.to_string(), "-t", TYPE, "--carbonapi-listen", "0.0.0.0"],
+                "Env": [path, format!("DKM_HOME={DATA}"), "TZ=UTC"],
+                "Entrypoint": std::iter::once(format!("{current}/installer").as_str()).chain(entry).collect::<Vec<_>>(),
                 "WorkingDir": VOLUME,
                 "Volumes": {(VOLUME): {}},
                 "ExposedPorts": ports,
                 "StopSignal": "SIGTERM",
-                "Labels": {
-                    "org.opencontainers.image.title": self.name,
-                    "org.opencontainers.image.version": self.version,
-                    "org.opencontainers.image.licenses": self.license,
-                    "org.opencontainers.image.created": created,
-                },
+                "Labels": labels,
                 "Healthcheck": {
                     "Test": ["CMD", format!("{DATA}/bin/dkm"), "status"],
                     "Interval": 30 * SECOND, "Timeout": 10 * SECOND, "StartPeriod": 180 * SECOND, "Retries": 3,
                 },
             },
             "rootfs": {"type": "layers", "diff_ids": ids.iter().map(|id| format!("sha256:{id}")).collect::<Vec<_>>()},
-            "history": [step("folders and users"), step("cargo xtask package")],
+            "history": std::iter::repeat_n("the base", lower).chain(["folders and users", "cargo xtask package"]).map(step).collect::<Vec<_>>(),
         }))
     }
 }

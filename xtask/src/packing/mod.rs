@@ -1,8 +1,11 @@
 //! The bundle in forms that something else than `tar` installs: packages of Debian's and Red Hat's kind ([`system`]), a container image
 //! ([`image`]). All are made from the staged tree; its manifest says what it is.
 
+mod base;
 mod image;
 mod system;
+
+pub use base::Base;
 
 use crate::archive::Format;
 use crate::dirs::Dirs;
@@ -15,7 +18,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 /// Raised whenever the same tree gives another package or image, so that what was packed before is packed again.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How this machine may be used.
 pub struct With<'a> {
@@ -25,6 +28,8 @@ pub struct With<'a> {
     pub offline: bool,
     /// Cores to use.
     pub jobs: usize,
+    /// What lies below the bundle in an image.
+    pub base: Option<&'a Base>,
 }
 
 /// A staged tree and what it is.
@@ -41,6 +46,8 @@ struct Product<'a> {
     dynamic: Vec<String>,
     /// The oldest glibc that they run with.
     glibc: Option<String>,
+    /// Whether it measures the machine that it runs on.
+    measures: bool,
     /// The time of everything in it, seconds since 1970.
     epoch: u64,
 }
@@ -60,7 +67,7 @@ pub fn write(
     let fail = || format!("cannot write {}", target.display());
     let product = Product::of(tree, bundle, epoch).kind(Kind::Archive, fail)?;
     let made = match format {
-        Format::Oci => product.image(target, with.dirs, with.jobs),
+        Format::Oci => product.image(target, with),
         _ => product.package(format, target, with.dirs, with.offline),
     };
     made.with_context(fail)
@@ -86,6 +93,7 @@ impl<'a> Product<'a> {
             version: manifest.version,
             license: licenses.into_iter().map(group).collect::<Vec<_>>().join(" AND "),
             dynamic,
+            measures: manifest.services.iter().any(|service| service.name == "collectd"),
             epoch,
         })
     }

@@ -22,6 +22,20 @@ use std::path::{Path, PathBuf};
 /// The version of nfpm.
 const NFPM: &str = "2.45.2";
 
+/// Who answers for it. Nobody can be written to there: packages want an address.
+const MAINTAINER: &str = "The dkumonitor project <nobody@dkumonitor.invalid>";
+
+/// In a line, and what else there is to say.
+const DESCRIPTION: &str = "monitoring for a machine or a cluster, in one folder\n\
+    Go-carbon, carbonapi, Grafana and collectd, and what installs and supervises\n\
+    them. Nothing is started by installing it: the installer in it makes a data\n\
+    folder for any user.";
+
+/// What is written for Debian: under which licences it is, what changed, what lintian need not say.
+const COPYRIGHT: &str = "copyright";
+const CHANGES: &str = "changes.gz";
+const OVERRIDES: &str = "overrides";
+
 /// Where products are installed.
 const OPT: &str = "/opt";
 
@@ -43,9 +57,12 @@ impl Product<'_> {
         let (config, script, made) =
             (folder.path().join("nfpm.json"), folder.path().join("link.sh"), folder.path().join("made"));
         std::fs::write(&script, SCRIPT.replace("@PRODUCT@", self.name))?;
-        std::fs::write(&config, serde_json::to_vec_pretty(&self.package_config(&script)?)?)?;
+        std::fs::write(&config, serde_json::to_vec_pretty(&self.package_config(&script, folder.path())?)?)?;
         let shell = xshell::Shell::new()?;
         let packager = format.to_string();
+        std::fs::write(folder.path().join(COPYRIGHT), self.copyright())?;
+        std::fs::write(folder.path().join(OVERRIDES), self.overrides())?;
+        std::fs::write(folder.path().join(CHANGES), self.changes()?)?;
         let mut command =
             xshell::cmd!(shell, "{nfpm} package --config {config} --packager {packager} --target {made}").env_clear();
         for (name, value) in environment::base(dirs, self.epoch) {
@@ -58,7 +75,7 @@ impl Product<'_> {
     }
 
     /// What nfpm is told. Each file is named, so that nothing depends on how the tree lies on this disk.
-    fn package_config(&self, script: &Path) -> anyhow::Result<Value> {
+    fn package_config(&self, script: &Path, papers: &Path) -> anyhow::Result<Value> {
         let time = jiff::Timestamp::from_second(i64::try_from(self.epoch)?)?.to_string();
         let root = format!("{OPT}/{}/{}", self.name, self.version);
         let info = |mode: u32| json!({"owner": "root", "group": "root", "mode": mode, "mtime": time});
@@ -84,11 +101,22 @@ impl Product<'_> {
             json!({"dst": dst.trim_end_matches('/'), "type": "dir", "file_info": info(0o755)})
         };
         contents.extend(folders.iter().map(folder));
+        // What Debian wants of every package. Red Hat's kind has fields for it.
+        let package = format!("{}-{}", self.name, self.version);
+        let doc = format!("/usr/share/doc/{package}");
+        let places = [
+            (COPYRIGHT, format!("{doc}/copyright")),
+            (CHANGES, format!("{doc}/changelog.Debian.gz")),
+            (OVERRIDES, format!("/usr/share/lintian/overrides/{package}")),
+        ];
+        contents.extend(places.into_iter().map(|(paper, dst)| {
+            json!({"src": papers.join(paper), "dst": dst, "type": "file", "packager": "deb", "file_info": info(0o644)})
+        }));
         let glibc = self.glibc.as_deref().filter(|_| !self.dynamic.is_empty());
         let needs =
             |deb: bool| glibc.map(|floor| if deb { format!("libc6 (>= {floor})") } else { format!("glibc >= {floor}") });
         Ok(json!({
-            "name": format!("{}-{}", self.name, self.version),
+            "name": package,
             "arch": self.architecture(),
             "platform": "linux",
             "version": self.version,
@@ -96,9 +124,9 @@ impl Product<'_> {
             "release": "1",
             "section": "admin",
             "priority": "optional",
-            "maintainer": "The dkumonitor project",
+            "maintainer": MAINTAINER,
             "vendor": "The dkumonitor project",
-            "description": "Monitoring for a machine or a cluster, in one folder: go-carbon, carbonapi, Grafana, collectd, and what installs and supervises them",
+            "description": DESCRIPTION,
             "license": self.license,
             "provides": [self.name],
             "disable_globbing": true,
@@ -113,6 +141,46 @@ impl Product<'_> {
             "deb": {"compression": "gzip"},
             "rpm": {"compression": "gzip", "buildhost": "dkumonitor", "group": "Applications/System"},
         }))
+    }
+}
+
+impl Product<'_> {
+    /// Under which licences it is, as Debian wants to be told.
+    fn copyright(&self) -> String {
+        format!(
+            "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: {}\nUpstream-Contact: {MAINTAINER}\n\
+             Source: what it was compiled from is in {OPT}/{0}/{1}/sbom.cdx.json\n\nFiles: *\nCopyright: those who are named in \
+             {OPT}/{0}/{1}/licenses\nLicense: Apache-2.0 and others\n This package is {2}.\n .\n Which part is under which licence, and the texts \
+             of all of them, is in\n {OPT}/{0}/{1}/licenses.\n .\n The Apache License 2.0 is in /usr/share/common-licenses/Apache-2.0 too.\n",
+            self.name, self.version, self.license
+        )
+    }
+
+    /// What lintian would say of every package of this kind, with why it is so.
+    fn overrides(&self) -> String {
+        let package = format!("{}-{}", self.name, self.version);
+        let tags = [
+            ("it is a product of its own, as the hierarchy of file systems has it", "dir-or-file-in-opt"),
+            ("Go's and the launcher's programs need nothing of the system", "statically-linked-binary"),
+            ("as their upstream's linkers leave them", "unstripped-binary-or-object"),
+            ("plugins find what they need in the program that loads them", "shared-library-lacks-prerequisites"),
+            ("templates, which are no scripts as they stand", "script-not-executable"),
+            ("templates, which are no scripts as they stand", "shell-script-fails-syntax-check"),
+        ];
+        tags.iter().map(|(why, tag)| format!("# {why}\n{package}: {tag}\n")).collect()
+    }
+
+    /// The changes of Debian's packaging, of which there are none, compressed as Debian wants it.
+    fn changes(&self) -> anyhow::Result<Vec<u8>> {
+        let time = jiff::Timestamp::from_second(i64::try_from(self.epoch)?)?;
+        let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_string(&time)?.replace("-0000", "+0000");
+        let text = format!(
+            "{0}-{1} ({1}-1) unstable; urgency=medium\n\n  * A release of the project, whose notes say what has changed.\n\n -- {MAINTAINER}  {date}\n",
+            self.name, self.version
+        );
+        let mut packer = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut packer, text.as_bytes())?;
+        Ok(packer.finish()?)
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Bundle<'a> {
     pub epoch: u64,
     /// The forms of its archives.
     pub formats: &'a [Format],
+    /// What lies below it in an image.
+    pub base: Option<packing::Base>,
     /// Who signs its manifest and archives.
     pub signer: Option<&'a Signer>,
     /// Under which licences parts of it may be shipped.
@@ -107,11 +109,6 @@ pub enum Standing {
     Unsure,
     /// It has to be made, for this reason.
     Changed(String),
-}
-
-/// The way in which a form is packed; that of archives is in their bytes alone.
-fn packed(format: Format) -> u32 {
-    if format.is_archive() { 0 } else { packing::VERSION }
 }
 
 impl Bundle<'_> {
@@ -186,7 +183,7 @@ impl Bundle<'_> {
         let Some(archived) = state.archives.get_mut(&format) else {
             return Standing::Changed("was never made of this tree".to_owned());
         };
-        if archived.packed != packed(format) {
+        if archived.packed != self.packed(format) {
             return Standing::Changed("is packed in another way now".to_owned());
         }
         if archived.epoch != self.epoch {
@@ -208,6 +205,12 @@ impl Bundle<'_> {
         // Failing costs only the hash the next time.
         let _ = self.remember(&state);
         Standing::Same
+    }
+
+    /// The way in which a form is packed; that of archives is in their bytes alone.
+    fn packed(&self, format: Format) -> String {
+        let base = self.base.as_ref().filter(|_| format == Format::Oci).map_or("", packing::Base::sha256);
+        if format.is_archive() { String::new() } else { format!("{} {base}", packing::VERSION) }
     }
 
     fn archive_stamp(&self, format: Format) -> std::io::Result<String> {
@@ -236,7 +239,7 @@ impl Bundle<'_> {
     pub fn remember_archive(&self, format: Format, sha256: String) -> anyhow::Result<()> {
         let mut state = self.state();
         state.papers = None;
-        let (stamp, packed) = (self.archive_stamp(format).ok(), packed(format));
+        let (stamp, packed) = (self.archive_stamp(format).ok(), self.packed(format));
         let archived = Archived { sha256, epoch: self.epoch, packed, stamp, passed: None };
         state.archives.insert(format, archived);
         self.remember(&state)

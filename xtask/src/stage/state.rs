@@ -33,7 +33,7 @@ pub struct Archived {
     pub epoch: u64,
     /// Of a package or an image: in which way it was packed ([`crate::packing::VERSION`]).
     #[serde(default)]
-    pub packed: u32,
+    pub packed: String,
     /// A hash over the stamps of the archive and the checksum beside it, as they were when last hashed.
     pub stamp: Option<String>,
     /// The seal of the gate that it has passed ([`crate::gate::Gate::seal`]); none where it has passed none.

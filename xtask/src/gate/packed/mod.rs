@@ -13,7 +13,7 @@ mod lay;
 mod oci;
 mod rpm;
 
-pub use oci::{Config, Image};
+pub use oci::{Config, Image, read as image};
 
 use crate::archive::read::{self, Member, Take};
 use crate::error::{Kind, WithKind as _};

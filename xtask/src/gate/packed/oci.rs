@@ -35,6 +35,23 @@ pub struct Image {
     pub documents: Vec<(String, Vec<u8>)>,
     /// What is wrong with how it is put together.
     pub faults: Vec<String>,
+    /// The hash of its manifest.
+    pub digest: String,
+    /// Its layers, the lowest first.
+    pub layers: Vec<Layer>,
+}
+
+/// A layer.
+#[derive(Clone, Debug, Default)]
+pub struct Layer {
+    /// Its media type.
+    pub kind: String,
+    /// The hash of it as it lies there.
+    pub digest: String,
+    /// The hash of what it holds, not compressed.
+    pub plain: String,
+    /// Where it lies in the file: the first byte, and how many.
+    pub place: (u64, u64),
 }
 
 /// How an image wants to be run.
@@ -89,6 +106,8 @@ impl Config {
 
 #[derive(Deserialize)]
 struct Descriptor {
+    #[serde(rename = "mediaType", default)]
+    kind: String,
     digest: String,
 }
 
@@ -148,13 +167,23 @@ pub fn read(path: &Path, take: &mut Take<'_>) -> anyhow::Result<Image> {
     }
     let mut faults = layout.docker(&config, &blobs)?;
     faults.extend(layout.strays(&used));
-    let image = Image { architecture: about.architecture, os: about.os, config: about.config, documents, faults };
-    for (at, (name, id)) in blobs.iter().zip(&about.rootfs.diff_ids).enumerate() {
+    let mut image = Image {
+        architecture: about.architecture,
+        os: about.os,
+        config: about.config,
+        documents,
+        faults,
+        digest: descriptor.digest.clone(),
+        layers: Vec::new(),
+    };
+    for (at, ((name, one), id)) in blobs.iter().zip(&parsed.layers).zip(&about.rootfs.diff_ids).enumerate() {
         let (from, size) = layout.places[name];
         let mut hashed = Hashed { inner: plain(section(path, from, size)?)?, hash: Sha256::new() };
         tar_members(&mut hashed, at << LAYER, take).with_context(|| format!("its layer {}", at + 1))?;
         let found = format!("sha256:{}", hex(&hashed.hash.finalize()));
         ensure!(found == *id, "its layer {} holds something else than its configuration says", at + 1);
+        let (kind, digest, plain) = (one.kind.clone(), one.digest.clone(), id.clone());
+        image.layers.push(Layer { kind, digest, plain, place: (from, size) });
     }
     Ok(image)
 }
