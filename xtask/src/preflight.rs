@@ -34,7 +34,7 @@ pub struct Finding {
 
 /// Looks at everything that building these recipes needs. `bootstrap` names those whose source has no `configure`.
 pub fn check(recipes: &[&Recipe], bootstrap: &[&str], host: &Host, dirs: &Dirs, target: Target) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = tools_of(recipes, bootstrap, host)
+    let mut findings: Vec<Finding> = tools_of(recipes, bootstrap, host, target)
         .into_iter()
         .map(|(tool, (oldest, users))| look(&tool, oldest, &users, host))
         .collect();
@@ -45,9 +45,9 @@ pub fn check(recipes: &[&Recipe], bootstrap: &[&str], host: &Host, dirs: &Dirs, 
 }
 
 /// Looks at what fetching the dependencies of these recipes needs.
-pub fn check_fetching(recipes: &[&Recipe], host: &Host) -> Vec<Finding> {
+pub fn check_fetching(recipes: &[&Recipe], host: &Host, target: Target) -> Vec<Finding> {
     let fetching = |tool: &str| ["go", "node", "npm", "cargo", "python3"].contains(&tool);
-    tools_of(recipes, &[], host)
+    tools_of(recipes, &[], host, target)
         .into_iter()
         .filter(|(tool, _)| fetching(tool))
         .map(|(tool, (oldest, users))| look(&tool, oldest, &users, host))
@@ -55,7 +55,7 @@ pub fn check_fetching(recipes: &[&Recipe], host: &Host) -> Vec<Finding> {
 }
 
 /// The tools that recipes need.
-fn tools_of<'a>(recipes: &[&'a Recipe], bootstrap: &[&str], host: &Host) -> Needs<'a> {
+fn tools_of<'a>(recipes: &[&'a Recipe], bootstrap: &[&str], host: &Host, target: Target) -> Needs<'a> {
     let mut needs = Needs::new();
     for recipe in recipes {
         let mut need = |tool: &str, oldest: Option<&'static str>| {
@@ -65,6 +65,9 @@ fn tools_of<'a>(recipes: &[&'a Recipe], bootstrap: &[&str], host: &Host) -> Need
             }
         };
         for step in &recipe.steps {
+            if target.zig_of(recipe, step).is_some() {
+                need("python3", None);
+            }
             match step.action() {
                 Action::Go(_) => {
                     need("go", Some(OLDEST_GO));
@@ -82,9 +85,6 @@ fn tools_of<'a>(recipes: &[&'a Recipe], bootstrap: &[&str], host: &Host) -> Need
                 Action::Autotools(_) => {
                     // Programs of the build itself may still be made by the host's compiler.
                     need("cc", None);
-                    if toolchain::zig(recipe).is_some() {
-                        need("python3", None);
-                    }
                     need("make", None);
                     if bootstrap.contains(&recipe.name.as_str()) {
                         recipe.needs.bootstrap_tools.iter().for_each(|tool| need(tool, None));

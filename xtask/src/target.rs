@@ -1,11 +1,13 @@
 //! The platform that a bundle is for, and whether it can be made on this one.
 //!
-//! What is crossed: programs of Go (by GOOS and GOARCH, without C), and Rust programs for static Linux, with the linker that
-//! comes with Rust. What only makes files for every platform, as a page's steps do, is not crossed and is made once for all.
-//! Everything else is refused before anything is made, by name and with the way out.
+//! What is crossed: programs of Go (by GOOS and GOARCH, without C); Rust programs for static Linux, with the linker that comes with
+//! Rust, and for macOS, with zig as linker; what configure and make compile for Linux, with zig as compiler. What only makes files
+//! for every platform, as a page's steps do, is not crossed and is made once for all. Everything else is refused before anything
+//! is made, by name and with the way out.
 
 use crate::error::Kind;
-use crate::stack::recipe::{Action, Recipe, Step};
+use crate::stack::recipe::{Action, Recipe, Step, Zig};
+use crate::toolchain;
 use dkumonitor_interface::manifest::Platform;
 use std::fmt;
 
@@ -85,6 +87,34 @@ impl Target {
         (self.is_crossed() || (is_static && self.is_linux() && !self.triple.is_empty())).then_some(self.triple)
     }
 
+    /// What zig calls it, with the oldest system that programs are to run on.
+    pub fn zig(self, zig: &Zig) -> String {
+        match (self.os, self.arch) {
+            // As Rust has it.
+            ("macos", "aarch64") => "aarch64-macos.11.0".to_owned(),
+            ("macos", arch) => format!("{arch}-macos.10.12"),
+            (_, arch) => {
+                let glibc = zig.glibc.as_ref().map(|glibc| format!(".{glibc}")).unwrap_or_default();
+                format!("{arch}-linux-gnu{glibc}")
+            }
+        }
+    }
+
+    /// What `configure` is told where it has to compile for another Linux: that it does, and for which.
+    pub fn configure(self) -> Option<[String; 2]> {
+        let words = || [format!("--build={}-linux-gnu", std::env::consts::ARCH), format!("--host={}-linux-gnu", self.arch)];
+        self.is_crossed().then(words)
+    }
+
+    /// The zig that a step uses, if it uses one.
+    pub fn zig_of<'a>(self, recipe: &'a Recipe, step: &Step) -> Option<&'a Zig> {
+        match step.action() {
+            Action::Autotools(_) => toolchain::zig(recipe),
+            Action::Cargo(_) if self.is_crossed() && !self.is_linux() => toolchain::zig(recipe),
+            _ => None,
+        }
+    }
+
     /// What a step's result depends on beside this machine's platform; none where it is the same for all.
     pub fn part(self, step: &Step) -> Option<&'static str> {
         let crossed = match step.action() {
@@ -105,7 +135,7 @@ impl Target {
         }
         let cannot: Vec<_> = recipes
             .iter()
-            .filter_map(|recipe| Some((recipe, recipe.steps.iter().find_map(|step| self.obstacle(step))?)))
+            .filter_map(|recipe| Some((recipe, recipe.steps.iter().find_map(|step| self.obstacle(recipe, step))?)))
             .map(|(recipe, why)| format!("\n  {} {why}", recipe.name))
             .collect();
         if cannot.is_empty() {
@@ -118,18 +148,24 @@ impl Target {
     }
 
     /// Why a step cannot be crossed to it.
-    fn obstacle(self, step: &Step) -> Option<&'static str> {
+    fn obstacle(self, recipe: &Recipe, step: &Step) -> Option<&'static str> {
+        let has_zig = self.zig_of(recipe, step).is_some();
         match step.action() {
             Action::Go(_) if step.env.get("CGO_ENABLED").is_some_and(|value| value == "1") => {
                 Some("is Go with C in it, which needs a C compiler for that platform")
             }
-            Action::Cargo(_) if !self.is_linux() => {
-                Some("is a Rust program for macOS, which needs Apple's linker and libraries")
-            }
+            Action::Cargo(_) if !self.is_linux() => (!has_zig).then_some(
+                "is a Rust program for macOS, which needs a linker for that: on Linux, [toolchain.zig] in its recipe",
+            ),
             Action::Cargo(cargo) if !cargo.r#static => {
                 Some("is a Rust program that is not static, which needs that platform's C library")
             }
-            Action::Autotools(_) => Some("is compiled by configure and make, which need a C compiler for that platform"),
+            Action::Autotools(_) if !self.is_linux() => {
+                Some("is compiled by configure and make, which need Apple's headers and libraries")
+            }
+            Action::Autotools(_) if !has_zig => Some(
+                "is compiled by configure and make, which need a C compiler for that platform: on Linux, [toolchain.zig] in its recipe",
+            ),
             _ => None,
         }
     }
@@ -146,8 +182,18 @@ mod tests {
     use super::*;
 
     fn recipe(name: &str, step: &str) -> Recipe {
+        made(name, "", step)
+    }
+
+    fn with_zig(name: &str, step: &str) -> Recipe {
+        let zig =
+            format!("[toolchain.zig]\nversion = \"1\"\nglibc = \"2.17\"\nsha256 = {{ linux-x64 = \"{}\" }}\n", "0".repeat(64));
+        made(name, &zig, step)
+    }
+
+    fn made(name: &str, zig: &str, step: &str) -> Recipe {
         let text = format!(
-            "summary = \"x\"\n[toolchain]\ngo = \"1.24.1\"\nnode = \"20\"\n[[step]]\nname = \"s\"\n{step}\n[[install]]\nfrom = \"src/x\"\nto = \"x\"\n"
+            "summary = \"x\"\n[toolchain]\ngo = \"1.24.1\"\nnode = \"20\"\n{zig}[[step]]\nname = \"s\"\n{step}\n[[install]]\nfrom = \"src/x\"\nto = \"x\"\n"
         );
         Recipe::parse(name, &text).unwrap()
     }
@@ -177,10 +223,22 @@ mod tests {
         assert!(!text.contains("\n  go ") && !text.contains("\n  page "), "{text}");
         let parts: Vec<_> = all.iter().map(|recipe| other().part(&recipe.steps[0]).is_some()).collect();
         assert_eq!(parts, [true, true, true, false, true]);
+        if cfg!(target_os = "linux") {
+            let zig_c = with_zig("c", "[step.autotools]");
+            assert!(other().require(&[&zig_c]).is_ok());
+            let said = other().zig(zig_c.toolchain.zig.as_ref().unwrap());
+            assert!(said.ends_with("-linux-gnu.2.17") && !said.starts_with(std::env::consts::ARCH), "{said}");
+        }
         assert!(all.iter().all(|recipe| Target::of_this_machine().part(&recipe.steps[0]).is_none()));
-        if !cfg!(target_os = "macos") {
-            let text = Target::parse("aarch64-apple-darwin").unwrap().require(&[&rust]).unwrap_err().to_string();
-            assert!(text.contains("Apple's linker"), "{text}");
+        if cfg!(target_os = "linux") {
+            let mac = Target::parse("aarch64-apple-darwin").unwrap();
+            let text = mac.require(&[&rust]).unwrap_err().to_string();
+            assert!(text.contains("needs a linker") && text.contains("[toolchain.zig]"), "{text}");
+            let zig_rust = with_zig("rust", "[step.cargo]\npackage = \"x\"\nbins = [\"x\"]\nstatic = true");
+            assert!(mac.require(&[&zig_rust]).is_ok() && mac.zig_of(&zig_rust, &zig_rust.steps[0]).is_some());
+            assert!(other().zig_of(&zig_rust, &zig_rust.steps[0]).is_none());
+            let text = mac.require(&[&with_zig("c", "[step.autotools]")]).unwrap_err().to_string();
+            assert!(text.contains("c is compiled by configure") && text.contains("Apple's headers"), "{text}");
         }
         assert!(Target::parse("sparc64-sun-solaris").unwrap_err().contains("aarch64-apple-darwin"));
     }

@@ -256,6 +256,10 @@ impl Registry<'_> {
         }
         let what = format!("ziglang=={}", zig.version);
         let folder = self.dirs.packages();
+        let other = || Kind::Integrity.error(format!("the package {what} is not the one that was pinned (its hash differs)"));
+        if self.supply.offline && target.is_file() {
+            return Err(other());
+        }
         if self.supply.offline {
             return Err(Kind::Fetch.error(format!("the package {what} is not in {}", folder.display())));
         }
@@ -273,7 +277,7 @@ impl Registry<'_> {
         let wheel = std::fs::read_dir(path)?.flatten().map(|entry| entry.path()).find(|path| path.is_file());
         let wheel = wheel.ok_or_else(|| Kind::Fetch.error(format!("pip brought no {what}")))?;
         if !is_right(&wheel) {
-            return Err(Kind::Integrity.error(format!("the package {what} is not the one that was pinned (its hash differs)")));
+            return Err(other());
         }
         std::fs::rename(&wheel, target).with_context(|| format!("cannot make {}", target.display()))?;
         self.supply.note_package(target);

@@ -1,6 +1,6 @@
 //! The kind `cargo`: release programs with locked dependencies, static against musl where the recipe wants it.
 
-use super::Build;
+use super::{Build, zig};
 use crate::account;
 use crate::environment::Environment;
 use crate::error::{Kind, WithKind as _};
@@ -146,6 +146,7 @@ fn ask(command: &Command) -> anyhow::Result<String> {
 
 /// Fetches the crates of Cargo.lock.
 pub(super) fn dependencies(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path) -> anyhow::Result<Vec<Command>> {
+    zig::fetch(build, step)?;
     let command = tool(build, step, dir, build.session.supply.offline)?.args(["fetch", "--locked"]);
     // A registry in a folder must have the crates of all platforms, or cargo will not read the lock file.
     let target = target(build, cargo).filter(|_| build.session.supply.gathered().is_none());
@@ -163,7 +164,10 @@ pub(super) fn commands(build: &Build<'_>, step: &Step, cargo: &Cargo, dir: &Path
         out.push(target);
         command = command.arg("--target").arg(target);
         clean = clean.arg("--target").arg(target);
-        if build.session.target.is_crossed() {
+        if let Some(linker) = zig::linker(build, step)? {
+            command.env = linker.in_environment(command.env);
+            command.env.insert(linker_of(target), zig::CC.into());
+        } else if build.session.target.is_crossed() {
             // It comes with Rust, as does all else that a static program of pure Rust is linked with.
             command.env.insert(linker_of(target), "rust-lld".into());
         }

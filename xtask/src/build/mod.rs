@@ -162,7 +162,7 @@ impl Build<'_> {
             Action::Go(go) => go::dependencies(self, step, go, &dir)?,
             Action::Node(node) => node::dependencies(self, step, node, &dir)?,
             Action::Autotools(_) => {
-                autotools::dependencies(self)?;
+                zig::fetch(self, step)?;
                 Vec::new()
             }
             Action::Manual => Vec::new(),

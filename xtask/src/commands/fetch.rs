@@ -13,7 +13,7 @@ pub fn run(args: &cli::Fetch) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, None)?;
     let recipes = workshop.stack.select(&args.common.only)?;
     if args.dependencies {
-        preflight::require(&preflight::check_fetching(&recipes, &workshop.host))?;
+        preflight::require(&preflight::check_fetching(&recipes, &workshop.host, workshop.target))?;
     }
     let lock = workshop.lock(!args.wait.no_wait)?;
     let archives = if args.dependencies {

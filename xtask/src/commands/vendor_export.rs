@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub fn run(args: &cli::VendorExport) -> anyhow::Result<()> {
     let workshop = Workshop::open(&args.common, None)?;
     let recipes = workshop.stack.select(&args.common.only)?;
-    preflight::require(&preflight::check_fetching(&recipes, &workshop.host))?;
+    preflight::require(&preflight::check_fetching(&recipes, &workshop.host, workshop.target))?;
     let folder = std::path::absolute(&args.folder)?;
     // Refused before anything is done.
     drop(Export::open(&folder)?);

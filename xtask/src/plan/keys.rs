@@ -162,7 +162,10 @@ impl<'a> Keys<'a> {
             }
             Action::Autotools(_) => {
                 match toolchain::zig(recipe) {
-                    Some(zig) => add("zig", Some(format!("{} for glibc {}", zig.version, zig.glibc))),
+                    Some(zig) => {
+                        let glibc = zig.glibc.as_deref().unwrap_or_default();
+                        add("zig", Some(format!("{} for glibc {glibc}", zig.version)));
+                    }
                     None => add("cc", version_of("cc")),
                 }
                 add("make", version_of("make"));
@@ -178,6 +181,9 @@ impl<'a> Keys<'a> {
             Action::Cargo(_) => add("rust", version_of("rustc")),
             // It is this program that writes it.
             Action::Manual => add("manual", Some(crate::manual::identity())),
+        }
+        if let (Action::Cargo(_), Some(zig)) = (step.action(), self.planner.target.zig_of(recipe, step)) {
+            add("zig", Some(zig.version.clone()));
         }
         for tool in &recipe.needs.tools {
             add(tool, version_of(tool));

@@ -374,6 +374,7 @@ impl<'a> Plan<'a> {
 /// Whether a kind of step has something to be fetched before it.
 fn has_needs(recipe: &Recipe, step: &Step) -> bool {
     match step.action() {
+        // The compiler.
         Action::Autotools(_) => toolchain::zig(recipe).is_some(),
         Action::Manual => false,
         Action::Go(_) | Action::Node(_) | Action::Cargo(_) => true,

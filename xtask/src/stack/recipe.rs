@@ -56,18 +56,20 @@ pub struct Toolchain {
     pub node: Option<String>,
     /// The registry's platform package to take where the host's node does not fit.
     pub node_package: Option<NodePackage>,
-    /// On Linux, the C compiler of autotools steps instead of the host's, for the sake of an old glibc.
+    /// On Linux, the C compiler of autotools steps instead of the host's, for the sake of an old glibc and of other processors;
+    /// and what links Rust programs for macOS there.
     pub zig: Option<Zig>,
 }
 
-/// Zig as a C compiler that links against a glibc of one's choice: the package `ziglang` of the Python registry.
+/// Zig as a C compiler that links against a glibc of one's choice, and for other platforms: the package `ziglang` of the Python
+/// registry.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Zig {
     /// The package's version.
     pub version: String,
-    /// The glibc that programs are linked against, and the oldest that they then run with.
-    pub glibc: String,
+    /// The glibc that programs are linked against, and the oldest that they then run with. Autotools steps need it.
+    pub glibc: Option<String>,
     /// SHA-256 of the package's wheel by platform: `linux-x64`, `linux-arm64`.
     pub sha256: BTreeMap<String, String>,
 }
@@ -191,6 +193,9 @@ pub struct Autotools {
     /// Make's targets; none means the default one.
     #[serde(default)]
     pub targets: Vec<String>,
+    /// Targets after those, which run what was made: not made where it is for another platform.
+    #[serde(default)]
+    pub checks: Vec<String>,
     /// Whether `make install` into `{dest}` follows.
     #[serde(default = "yes")]
     pub install: bool,
@@ -315,8 +320,8 @@ impl Recipe {
         }
         if let Some(zig) = &self.toolchain.zig {
             let is_hash = |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if zig.glibc.parse::<Version>().is_err() {
-                problems.push(format!("[toolchain] zig: glibc \"{}\" is no version such as 2.17", zig.glibc));
+            if let Some(glibc) = zig.glibc.as_ref().filter(|glibc| glibc.parse::<Version>().is_err()) {
+                problems.push(format!("[toolchain] zig: glibc \"{glibc}\" is no version such as 2.17"));
             }
             if zig.sha256.is_empty() || !zig.sha256.values().all(is_hash) {
                 problems.push("[toolchain] zig: sha256 has to give each platform's wheel 64 hexadecimal digits".to_owned());
@@ -381,6 +386,9 @@ fn step_problems(step: &Step, toolchain: &Toolchain) -> Vec<String> {
         Action::Autotools(autotools) => {
             if autotools.bootstrap.is_empty() {
                 problems.push("bootstrap must name a command".to_owned());
+            }
+            if toolchain.zig.as_ref().is_some_and(|zig| zig.glibc.is_none()) {
+                problems.push("[toolchain] zig has no glibc, such as \"2.17\"".to_owned());
             }
         }
         Action::Cargo(cargo) => {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
 
+pub mod machines;
 pub mod monitor;
 
 use sha2::{Digest as _, Sha256};

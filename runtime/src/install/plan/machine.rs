@@ -18,7 +18,8 @@ pub fn look(arguments: &Installer, manifest: &Manifest, problems: &mut Problems)
             .0
             .push(format!("the bundle is for {} on {}, and this is {} on {}", wanted.os, wanted.arch, here.os, here.arch));
     } else if let Some(floor) = &wanted.glibc {
-        problems.0.extend(glibc(floor, os::glibc_version().as_deref()));
+        let users = manifest.components.iter().filter(|one| one.glibc.as_ref() == Some(floor)).map(|one| one.name.as_str());
+        problems.0.extend(glibc(floor, &users.collect::<Vec<_>>().join(", "), os::glibc_version().as_deref()));
     }
     if nix::unistd::geteuid().is_root() && cfg!(target_os = "linux") && !arguments.allow_root && !root::is_allowed() {
         problems.0.push(format!(
@@ -29,15 +30,17 @@ pub fn look(arguments: &Installer, manifest: &Manifest, problems: &mut Problems)
     }
 }
 
-/// What is wrong with the C library that the system has, given the oldest one that the bundle's programs can do with.
-fn glibc(floor: &str, here: Option<&str>) -> Option<String> {
-    let Some(here) = here else {
-        return Some(format!(
-            "the bundle needs glibc {floor} or newer, and this system seems to have none (a musl system, such as Alpine?)"
-        ));
-    };
+/// What is wrong with the C library that the system has, given the oldest one that the bundle's programs can do with, and whose
+/// programs those are.
+fn glibc(floor: &str, users: &str, here: Option<&str>) -> Option<String> {
     let numbers = |text: &str| text.split('.').map(|part| part.parse().unwrap_or(0)).collect::<Vec<u32>>();
-    (numbers(here) < numbers(floor)).then(|| format!("the bundle needs glibc {floor} or newer, and this system has {here}"))
+    let has = match here {
+        Some(here) if numbers(here) >= numbers(floor) => return None,
+        Some(here) => format!("has {here}"),
+        None => "seems to have none (a musl system, such as Alpine?)".to_owned(),
+    };
+    let users = if users.is_empty() { String::new() } else { format!(" (for {users})") };
+    Some(format!("the bundle needs glibc {floor} or newer{users}, and this system {has}"))
 }
 
 /// The name given, or the machine's own, reversed: `host.domain.example` is `example.domain.host`.
@@ -96,9 +99,10 @@ mod tests {
 
     #[test]
     fn an_older_c_library_is_refused() {
-        assert_eq!(glibc("2.28", Some("2.28")), None);
-        assert_eq!(glibc("2.9", Some("2.36")), None);
-        assert!(glibc("2.34", Some("2.9")).unwrap().ends_with("needs glibc 2.34 or newer, and this system has 2.9"));
-        assert!(glibc("2.34", None).unwrap().contains("musl"));
+        assert_eq!(glibc("2.28", "x", Some("2.28")), None);
+        assert_eq!(glibc("2.9", "x", Some("2.36")), None);
+        let why = glibc("2.34", "collectd", Some("2.9")).unwrap();
+        assert!(why.ends_with("needs glibc 2.34 or newer (for collectd), and this system has 2.9"), "{why}");
+        assert!(glibc("2.34", "collectd", None).unwrap().contains("musl"));
     }
 }

@@ -1,0 +1,306 @@
+//! Building here for elsewhere: an older C library, another processor, macOS; and the trial in an old system.
+//!
+//! Nothing is mocked: zig is the real one, fetched once by pip and kept with the miniature stack's build; the old system is made from a
+//! few of Debian's own packages.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
+
+mod common;
+
+use common::machines::{elsewhere, here, text};
+use common::monitor::ARCHIVE;
+use common::{Outcome, Place, ministack_place, workspace};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// The Debian whose C library is old enough: the oldest that the registry serves.
+const OLD: &str = "bullseye";
+
+/// What pins zig in the recipe of the real collectd.
+fn pins() -> String {
+    let recipe = fs::read_to_string(workspace().join("recipes/collectd.toml")).unwrap();
+    let begin = recipe.find("[toolchain.zig]").unwrap();
+    recipe[begin..recipe.find("[needs]").unwrap()].to_owned()
+}
+
+/// The miniature stack, whose collectd is compiled by zig, from the same build folder as the other one.
+static BY_ZIG: LazyLock<PathBuf> = LazyLock::new(|| {
+    let stack = ministack_place("by zig/oldstack");
+    let _ = fs::remove_dir_all(&stack);
+    let copied = Command::new("cp").arg("-R").arg(workspace().join("examples/ministack")).arg(&stack).status().unwrap();
+    assert!(copied.success());
+    let recipe = stack.join("recipes/collectd.toml");
+    let plain = fs::read_to_string(&recipe).unwrap();
+    fs::write(recipe, plain.replacen("[needs]", &format!("{}[needs]", pins()), 1)).unwrap();
+    fs::write(stack.join("gate.toml"), "glibc = \"2.17\"\n").unwrap();
+    let dist = ministack_place("dist by zig");
+    here(&["package", "--dist-dir", text(&dist)], &stack, &ministack_place("build")).good();
+    dist.join(concat!("dkumonitor-oldstack-", env!("CARGO_PKG_VERSION"), ".tar.gz"))
+});
+
+const HELLO: &str = "#include <stdio.h>\nint main(void) { puts(\"hello\"); return 0; }\n";
+
+const MAKEFILE: &str = "all: hello\nhello: hello.c\n\t$(CC) $(CFLAGS) -c hello.c\n\t$(CC) -o hello hello.o\ncheck: hello\n\t./hello\n\
+    install:\n\tmkdir -p \"$(DESTDIR)/bin\"\n\tinstall -m 755 hello \"$(DESTDIR)/bin/hello\"\n\
+    \tcp told \"$(DESTDIR)/told\"\n";
+
+/// A stack of a program in C, once compiled by the machine's compiler and once by zig, and of one in Rust that zig links for macOS.
+fn stack_of_programs() -> Place {
+    LazyLock::force(&BY_ZIG);
+    let place = Place::new();
+    let mut lock = String::new();
+    for name in ["plain", "old"] {
+        let zig = if name == "old" { pins() } else { String::new() };
+        place.write(
+            &format!("stack/recipes/{name}.toml"),
+            format!(
+                "summary = \"x\"\n{zig}[[step]]\nname = \"compile\"\n[step.autotools]\nchecks = [\"check\"]\n\
+                 [[install]]\nfrom = \"dest/bin/hello\"\nto = \"bin/{name}\"\n[[install]]\nfrom = \"dest/told\"\nto = \"share/{name}\"\n"
+            ),
+        );
+        let configure = place.write(&format!("stack/{name}/configure"), "#!/bin/sh\necho \"$@\" > told\n");
+        fs::set_permissions(configure, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        place.write(&format!("stack/{name}/Makefile"), MAKEFILE);
+        place.write(&format!("stack/{name}/hello.c"), HELLO);
+    }
+    let glibc = pins().lines().find(|line| line.starts_with("glibc")).unwrap().to_owned();
+    place.write(
+        "stack/recipes/tool.toml",
+        format!(
+            "summary = \"x\"\n{}[[step]]\nname = \"compile\"\n[step.cargo]\npackage = \"tool\"\nbins = [\"tool\"]\nstatic = true\n\
+             [[install]]\nfrom = \"dest/bin/tool\"\nto = \"bin/tool\"\n",
+            pins().replace(&format!("{glibc}\n"), "")
+        ),
+    );
+    let manifest = "[package]\nname = \"tool\"\nversion = \"1.0.0\"\nedition = \"2021\"\nlicense = \"MIT\"\n[workspace]\n[profile.release]\nstrip = true\n";
+    place.write("stack/tool/Cargo.toml", manifest);
+    place.write("stack/tool/Cargo.lock", "version = 4\n\n[[package]]\nname = \"tool\"\nversion = \"1.0.0\"\n");
+    // As the launcher does, it names libiconv through the crate `libc`, of which zig knows nothing.
+    let main = "#[link(name = \"iconv\")]\nextern \"C\" {}\nfn main() {\n    println!(\"{:?}\", std::net::TcpListener::bind(\"127.0.0.1:0\"));\n}\n";
+    place.write("stack/tool/src/main.rs", main);
+    for name in ["plain", "old", "tool"] {
+        lock += &format!("[[source]]\nname = \"{name}\"\nversion = \"1\"\npath = \"{name}\"\nlicense = \"MIT\"\n");
+    }
+    place.write("stack/vendor.lock", lock);
+    place.write("stack/gate.toml", "glibc = \"2.17\"\n");
+    // What was fetched and unpacked for the miniature stack need not be again, nor zig's own pieces compiled.
+    let build = ministack_place("build");
+    for inner in ["toolchains", "cache/packages", "cache/zig"] {
+        let link = place.path("build").join(inner);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(build.join(inner), link).unwrap();
+    }
+    place
+}
+
+/// What `package --only NAME` has written, with these arguments beside.
+fn package(place: &Place, name: &str, more: &[&str]) -> Outcome {
+    place.xtask(&[&["package", "--only", name], more].concat())
+}
+
+/// The tree of a bundle of one component.
+fn tree(place: &Place, suffix: &str) -> PathBuf {
+    place.path("dist").join(format!("dkumonitor-stack-partial-{}{suffix}", env!("CARGO_PKG_VERSION")))
+}
+
+fn manifest(tree: &Path) -> Value {
+    serde_json::from_slice(&fs::read(tree.join("manifest.json")).unwrap()).unwrap()
+}
+
+/// The other processor.
+fn other() -> &'static str {
+    if std::env::consts::ARCH == "aarch64" { "x86_64" } else { "aarch64" }
+}
+
+#[test]
+fn a_program_compiled_by_zig_runs_with_an_old_glibc_and_one_that_is_not_is_refused_by_name() {
+    let place = stack_of_programs();
+    package(&place, "plain", &[]).bad(10, &["bin/plain: needs glibc 2.", "gate.toml allows no newer one than 2.17"]);
+    let said = package(&place, "old", &[]).good();
+    assert!(said.contains("glibc 2."), "{said}");
+    let floor = manifest(&tree(&place, ""))["platform"]["glibc"].as_str().unwrap().to_owned();
+    let minor: u32 = floor.strip_prefix("2.").unwrap().split('.').next().unwrap().parse().unwrap();
+    assert!(minor <= 17, "it needs glibc {floor}");
+    let ran = Command::new(tree(&place, "").join("bin/old")).output().unwrap();
+    assert_eq!(Outcome::of(&ran).good(), "hello\n");
+    // Its checks ran, and it was not told that it is crossed.
+    assert_eq!(fs::read_to_string(tree(&place, "").join("share/old")).unwrap().trim(), "");
+}
+
+#[test]
+fn zig_goes_along_in_an_export_and_compiles_the_same_bytes_without_network_or_nothing() {
+    let place = stack_of_programs();
+    package(&place, "old", &[]).good();
+    let stack = place.path("stack");
+    let mirror = place.path("mirror");
+    here(&["vendor-export", text(&mirror), "--only", "old"], &stack, &place.path("build")).good();
+    let (build, dist) = (place.path("other build"), place.path("other dist"));
+    let words = ["package", "--only", "old", "--offline", "--mirror", text(&mirror), "--dist-dir", text(&dist)];
+    elsewhere(&words, &stack, &build).good();
+    let name = tree(&place, "").with_added_extension("tar.gz");
+    let (one, other) = (fs::read(&name).unwrap(), fs::read(dist.join(name.file_name().unwrap())).unwrap());
+    assert!(one == other, "the archives differ: {} and {}", common::sha256(&one), common::sha256(&other));
+    // Another package than the one that is pinned is refused, whether it is at hand or has to be fetched.
+    let recipe = fs::read_to_string(stack.join("recipes/old.toml")).unwrap();
+    let pinned = recipe.lines().filter(|line| line.starts_with("linux-")).map(|line| line.split('"').nth(1).unwrap());
+    let wrong = pinned.fold(recipe.clone(), |recipe, hash| recipe.replace(hash, &"0".repeat(64)));
+    place.write("stack/recipes/old.toml", wrong);
+    fs::remove_dir_all(build.join("toolchains")).unwrap();
+    fs::remove_dir_all(build.join("store")).unwrap();
+    elsewhere(&words, &stack, &build).bad(5, &["ziglang", "is not the one that was pinned"]);
+    // (pip takes blanks in it for the end of a path.)
+    let wheels = tempfile::Builder::new().prefix("wheels").tempdir().unwrap();
+    let wheel = fs::read_dir(mirror.join("packages")).unwrap().flatten().next().unwrap().path();
+    let tag = if wheel.to_str().unwrap().contains("arm64") { "manylinux2014_aarch64" } else { "manylinux2010_x86_64" };
+    let version = recipe.lines().find(|line| line.starts_with("version")).unwrap().split('"').nth(1).unwrap().to_owned();
+    fs::copy(&wheel, wheels.path().join(format!("ziglang-{version}-py3-none-{tag}.whl"))).unwrap();
+    fs::remove_dir_all(build.join("cache/packages")).unwrap();
+    let mut command = Command::new(common::machines::XTASK);
+    command.args(["package", "--only", "old"]).arg("--stack").arg(&stack).arg("--build-dir").arg(&build);
+    command.arg("--dist-dir").arg(&dist).env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", wheels.path());
+    Outcome::of(&command.output().unwrap()).bad(5, &["ziglang", "is not the one that was pinned"]);
+    assert!(!build.join("toolchains").exists(), "it was unpacked all the same");
+}
+
+#[test]
+fn what_configure_and_make_compile_is_crossed_to_the_other_processor() {
+    let place = stack_of_programs();
+    let target = format!("{}-unknown-linux-musl", other());
+    package(&place, "plain", &["--target", &target])
+        .bad(2, &["plain is compiled by configure", "[toolchain.zig] in its recipe"]);
+    let said = package(&place, "old", &["--target", &target]).good();
+    assert!(said.contains("not run"), "{said}");
+    let tree = tree(&place, &format!("-{target}"));
+    assert!(fs::read_to_string(tree.join("share/old")).unwrap().contains(&format!("--host={}-linux-gnu", other())));
+    let program = fs::read(tree.join("bin/old")).unwrap();
+    let machine: u16 = if other() == "aarch64" { 183 } else { 62 };
+    assert_eq!((&program[..4], &program[18..20]), (&b"\x7fELF"[..], &machine.to_le_bytes()[..]));
+    let manifest = manifest(&tree);
+    assert_eq!((&manifest["platform"]["arch"], &manifest["platform"]["glibc"]), (&other().into(), &"2.17".into()));
+}
+
+/// The load commands of a Mach-O file for 64 bits, by kind.
+fn load_commands(file: &[u8]) -> Vec<(u32, &[u8])> {
+    let number = |at: usize| u32::from_le_bytes(*file[at..].first_chunk().unwrap());
+    let mut at = 32;
+    (0..number(16))
+        .map(|_| {
+            let (kind, size) = (number(at), number(at + 4) as usize);
+            at += size;
+            (kind, &file[at - size..at])
+        })
+        .collect()
+}
+
+#[test]
+fn a_rust_program_is_linked_for_macos_so_that_apples_processors_start_it() {
+    let place = stack_of_programs();
+    let installed =
+        Command::new("rustc").args(["--print", "target-libdir", "--target", "aarch64-apple-darwin"]).output().unwrap();
+    assert!(Path::new(Outcome::of(&installed).good().trim()).is_dir(), "`cargo xtask ci` installs that target");
+    package(&place, "old", &["--target", "aarch64-apple-darwin"]).bad(2, &["old is compiled by configure", "Apple's headers"]);
+    let said = package(&place, "tool", &["--target", "aarch64-apple-darwin"]).good();
+    assert!(said.contains("not run"), "{said}");
+    let file = fs::read(tree(&place, "-aarch64-apple-darwin").join("bin/tool")).unwrap();
+    let number = |bytes: &[u8], at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+    // 64 bits, ARM, a program.
+    assert_eq!([number(&file, 0), number(&file, 4), number(&file, 12)], [0xfeed_facf, 0x0100_000c, 2]);
+    let commands = load_commands(&file);
+    let libraries: Vec<_> = commands
+        .iter()
+        .filter(|(kind, _)| *kind == 0xc)
+        .map(|(_, body)| String::from_utf8_lossy(&body[number(body, 8) as usize..]).trim_end_matches('\0').to_owned())
+        .collect();
+    assert!(libraries.contains(&"/usr/lib/libSystem.B.dylib".to_owned()), "{libraries:?}");
+    assert!(libraries.iter().all(|library| library.starts_with("/usr/lib/")), "{libraries:?}");
+    let (_, version) = commands.iter().find(|(kind, _)| *kind == 0x32).unwrap();
+    assert_eq!(number(version, 12) >> 16, 11, "the oldest macOS that it is for");
+}
+
+/// The root of a Debian whose C library is old: what a program needs to run, and a shell.
+fn old_root() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("old root").join(OLD);
+    if root.is_dir() {
+        return Some(root);
+    }
+    let debian = Command::new("apt-get").arg("--version").output().is_ok_and(|said| said.status.success());
+    if !debian || Outcome::of(&Command::new("id").arg("-u").output().unwrap()).text.trim() != "0" {
+        println!("passed over: it takes root on a Debian to unpack another one");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |inner: &str| folder.path().join(inner);
+    for inner in [
+        "lists/partial",
+        "archives/partial",
+        "packages",
+        "root/dev",
+        "root/proc",
+        "root/sys",
+        "root/tmp",
+        "root/run",
+        "root/var/tmp",
+    ] {
+        fs::create_dir_all(path(inner)).unwrap();
+    }
+    // Nothing of this system's own apt but where it takes packages from.
+    fs::write(path("status"), "").unwrap();
+    let from =
+        Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).output().unwrap();
+    let from = Outcome::of(&from).good();
+    let from = from.lines().find(|line| !line.contains("security")).expect("apt has no sources; run apt-get update");
+    let key = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    fs::write(path("sources.list"), format!("deb [signed-by={key}] {from} {OLD} main\n")).unwrap();
+    let options = [
+        format!("Dir::State={}", folder.path().display()),
+        format!("Dir::State::status={}", path("status").display()),
+        format!("Dir::Cache={}", folder.path().display()),
+        format!("Dir::Etc::SourceList={}", path("sources.list").display()),
+        "Dir::Etc::SourceParts=-".to_owned(),
+        "Acquire::Languages=none".to_owned(),
+        "APT::Sandbox::User=root".to_owned(),
+    ];
+    let apt = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.arg("-qq").args(options.iter().flat_map(|option| ["-o", option])).args(words).current_dir(path("packages"));
+        Outcome::of(&command.output().unwrap()).good()
+    };
+    apt(&["update"]);
+    apt(&[
+        "download",
+        "libc6",
+        "libcrypt1",
+        "libgcc-s1",
+        "dash",
+        "coreutils",
+        "libselinux1",
+        "libpcre2-8-0",
+        "libacl1",
+        "libattr1",
+        "libgmp10",
+    ]);
+    for package in fs::read_dir(path("packages")).unwrap().flatten() {
+        let unpacked = Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(path("root")).output().unwrap();
+        Outcome::of(&unpacked).good();
+    }
+    fs::create_dir_all(root.parent().unwrap()).unwrap();
+    let moved = Command::new("cp").arg("-a").arg(path("root")).arg(&root).output().unwrap();
+    Outcome::of(&moved).good();
+    Some(root)
+}
+
+#[test]
+fn the_miniature_stack_runs_in_an_old_system_if_zig_has_compiled_it_and_else_is_refused_by_name() {
+    let Some(root) = old_root() else { return };
+    let gate = |archive: &Path| {
+        let stack = workspace().join("examples/ministack");
+        here(&["gate", text(archive), "--root", text(&root)], &stack, &ministack_place("build"))
+    };
+    let said = gate(&BY_ZIG).good();
+    assert!(said.contains("4 services probed") && said.contains("read back through carbonapi"), "{said}");
+    gate(&ARCHIVE).bad(10, &["needs glibc 2.", "(for collectd)", "and this system has 2.31"]);
+}
