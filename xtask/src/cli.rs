@@ -359,6 +359,10 @@ pub struct VendorExport {
     /// given several times)
     #[arg(long = "mirror", value_name = "DIR|URL")]
     pub mirrors: Vec<Mirror>,
+    /// The forms that the other machine is to write the bundle in, as `package` takes them: deb and rpm need nfpm, which is then in the
+    /// folder too (about 100 MB)
+    #[arg(long = "format", value_name = "FORM", value_delimiter = ',', default_value = "gz", value_parser = Format::parse)]
+    pub formats: Vec<Format>,
     #[command(flatten)]
     pub wait: Wait,
     #[command(flatten)]

@@ -237,8 +237,8 @@ impl<'a> Engine<'a> {
             return Ok(format!("{format} unchanged"));
         }
         if !format.is_archive() {
-            let (offline, jobs) = (self.session.supply.offline, self.session.jobs);
-            let with = packing::With { dirs: bundle.dirs, offline, jobs, base: bundle.base.as_ref() };
+            let (supply, jobs) = (self.session.supply, self.session.jobs);
+            let with = packing::With { dirs: bundle.dirs, supply, jobs, base: bundle.base.as_ref() };
             let target = bundle.archive(format);
             let (bytes, sha256) = packing::write(&bundle.tree(), &bundle.name, format, &target, bundle.epoch, &with)?;
             bundle.remember_archive(format, sha256)?;

@@ -5,6 +5,8 @@
 //! mirror had them, and checked against their pinned integrity where there is one. Their archives are kept in
 //! `build/cache/packages/`, what they unpack to in `build/toolchains/`.
 
+pub mod go;
+
 use crate::dirs::Dirs;
 use crate::environment::Environment;
 use crate::error::{Kind, WithKind as _};
@@ -16,11 +18,6 @@ use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use sha2::{Digest as _, Sha256, Sha512};
 use std::path::{Path, PathBuf};
-
-/// What GOTOOLCHAIN wants for a version as recipes write it: `1.24.1` or `go1.24.1`.
-pub fn go_toolchain(version: &str) -> String {
-    if version.starts_with("go") { version.to_owned() } else { format!("go{version}") }
-}
 
 /// A package of the npm registry.
 #[derive(Clone, Debug)]

@@ -251,6 +251,35 @@ fn a_damaged_file_of_an_export_is_named_and_an_export_mends_it() {
 }
 
 #[test]
+fn packages_of_the_system_are_the_same_bytes_from_an_export_that_was_made_for_them() {
+    let recipe = "[[install]]\nfrom = \"src/hello.txt\"\nto = \"share/hello.txt\"\n";
+    let place = small_stack(Place::new(), &[("page", recipe, &[("hello.txt", "hello")])]);
+    let (stack, mirror) = (place.path("stack"), place.path("mirror"));
+    // What go has fetched and compiled for the miniature stack's packages need not be again: here all of it, there what it compiled.
+    for (build, cache) in [("build", "go"), ("build", "go-build"), ("other build", "go-build")] {
+        let usual = ministack_place("build").join("cache").join(cache);
+        fs::create_dir_all(&usual).unwrap();
+        fs::create_dir_all(place.path(build).join("cache")).unwrap();
+        std::os::unix::fs::symlink(usual, place.path(build).join("cache").join(cache)).unwrap();
+    }
+    let package = ["package", "--format", "deb,rpm"];
+    let dist = place.path("dist");
+    here(&[&package, &["--dist-dir", text(&dist)][..]].concat(), &stack, &place.path("build")).good();
+    let other = place.path("other dist");
+    let there = [&package, &["--offline", "--mirror", text(&mirror), "--dist-dir", text(&other)][..]].concat();
+    here(&["vendor-export", text(&mirror)], &stack, &place.path("build")).good();
+    let lacks = elsewhere(&there, &stack, &place.path("other build"));
+    lacks.bad(3, &["cannot get nfpm", "vendor-export DIR --format deb,rpm"]);
+    here(&["vendor-export", text(&mirror), "--format", "deb,rpm"], &stack, &place.path("build")).good();
+    elsewhere(&there, &stack, &place.path("other build")).good();
+    for ending in ["deb", "rpm"] {
+        let read =
+            |dist: &Path| fs::read(dist.join(format!("dkumonitor-stack-{}.{ending}", env!("CARGO_PKG_VERSION")))).unwrap();
+        assert!(read(&dist) == read(&other), "the .{ending} files differ");
+    }
+}
+
+#[test]
 fn no_folder_with_something_else_in_it_becomes_a_mirror() {
     let place = small_stack(Place::new(), &[]);
     place.one_component(&["https://127.0.0.1:1/x.tar.gz".to_owned()], b"");

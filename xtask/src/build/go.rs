@@ -2,10 +2,10 @@
 
 use super::Build;
 use crate::environment;
-use crate::error::{Kind, WithKind as _};
+use crate::error::Kind;
 use crate::shell::{Command, Network};
 use crate::stack::recipe::{Go, Step};
-use crate::toolchain::go_toolchain;
+use crate::toolchain::go::{go_toolchain, toolchain_module, variables};
 use std::path::{Path, PathBuf};
 
 /// The go of the pinned version in the environment of a step, without words yet.
@@ -13,25 +13,7 @@ fn tool(build: &Build<'_>, step: &Step, dir: &Path, network: Network) -> anyhow:
     let (supply, dirs) = (build.session.supply, build.session.dirs);
     let version = build.planned.recipe.toolchain.go.as_deref().unwrap_or_default();
     let modules = supply.go(dirs);
-    // Without cgo the programs need no library of the host at all. A step that needs it (SQLite in C) says so.
-    let mut additions = vec![("GOTOOLCHAIN", go_toolchain(version)), ("CGO_ENABLED", "0".to_owned())];
-    additions.push(("GOMODCACHE", modules.to_string_lossy().into_owned()));
-    if network != Network::Open {
-        // What is in the module cache was checked when it came there.
-        additions.extend([("GOSUMDB", "off".to_owned()), ("GONOPROXY", "none".to_owned()), ("GOPRIVATE", String::new())]);
-    }
-    match network {
-        Network::Open if supply.gathered().is_some() => {
-            let usual = dirs.cache("go").join("pkg/mod");
-            additions.push(("GOPROXY", format!("{},{}", proxy(&usual)?, usual_proxy(build)?)));
-        }
-        Network::Open => {}
-        // Only with a proxy of files alone does go take a toolchain that no checksum database vouches for.
-        Network::Offline => additions.push(("GOPROXY", proxy(&modules)?)),
-        // Compiling must not find modules that nobody pinned, even if they are in the cache.
-        Network::Closed => additions.push(("GOPROXY", "off".to_owned())),
-    }
-    let mut env = build.env(step, &additions);
+    let mut env = build.env(step, &variables(version, network, supply, dirs)?);
     env.entry("CGO_CFLAGS".to_owned()).or_insert_with(|| format!("-O2 -ffile-prefix-map={}=.", build.src.display()).into());
     let tool = build.session.host.tool("go").ok_or_else(|| Kind::Preflight.error("go is not on PATH"))?;
     if network != Network::Closed || go_toolchain(&tool.version) == go_toolchain(version) {
@@ -59,17 +41,6 @@ pub(super) fn dependencies(build: &Build<'_>, step: &Step, go: &Go, dir: &Path) 
     Ok(commands)
 }
 
-/// The module that holds a go for this platform.
-fn toolchain_module(version: &str) -> String {
-    let os = if cfg!(target_os = "macos") { "darwin" } else { std::env::consts::OS };
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("golang.org/toolchain@v0.0.1-{}.{os}-{arch}", go_toolchain(version))
-}
-
 /// Where the licence of the pinned go may lie: with the toolchain that go has obtained, or with the machine's own.
 pub(super) fn roots(build: &Build<'_>) -> Vec<PathBuf> {
     let version = build.planned.recipe.toolchain.go.as_deref().unwrap_or_default();
@@ -77,22 +48,6 @@ pub(super) fn roots(build: &Build<'_>) -> Vec<PathBuf> {
     let own = build.session.host.tool("go").and_then(|tool| tool.path.canonicalize().ok());
     let own = own.and_then(|path| Some(path.parent()?.parent()?.to_owned()));
     std::iter::once(obtained).chain(own).collect()
-}
-
-/// A module cache as a proxy: what go has downloaded lies there as a proxy would serve it.
-fn proxy(modules: &Path) -> anyhow::Result<String> {
-    let folder: PathBuf = modules.join("cache/download");
-    let url = reqwest::Url::from_file_path(&folder);
-    url.map(String::from).map_err(|()| Kind::Preflight.error(format!("{} is no path that go can use", folder.display())))
-}
-
-/// Where this user's go takes modules from.
-fn usual_proxy(build: &Build<'_>) -> anyhow::Result<String> {
-    let shell = xshell::Shell::new()?;
-    let command = xshell::cmd!(shell, "go env GOPROXY").quiet().env_clear();
-    let env = environment::base(build.session.dirs, build.epoch);
-    let command = env.iter().fold(command, |command, (name, value)| command.env(name, value)).env("GOTOOLCHAIN", "local");
-    command.read().kind(Kind::Fetch, || "cannot ask go for its proxy".to_owned())
 }
 
 pub(super) fn commands(build: &Build<'_>, step: &Step, go: &Go, dir: &Path) -> anyhow::Result<Vec<Command>> {

@@ -17,7 +17,7 @@ pub fn run(args: &cli::Fetch) -> anyhow::Result<()> {
     }
     let lock = workshop.lock(!args.wait.no_wait)?;
     let archives = if args.dependencies {
-        let stock = stock::take(&args.network.mirrors, &workshop.stack, &recipes, &workshop.dirs, &workshop.ui)?;
+        let stock = stock::take(&args.network.mirrors, &workshop.stack, &recipes, &[], &workshop.dirs, &workshop.ui)?;
         let supply = Supply::usual(args.network.offline, stock);
         let brought = bring::dependencies(&workshop, &lock, &recipes, &args.network, &supply)?;
         workshop.dirs.remove_stand_in();

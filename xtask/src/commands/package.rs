@@ -5,7 +5,7 @@ use crate::cli;
 use crate::engine::{self, Ended, Engine};
 use crate::error::{Kind, WithKind as _};
 use crate::gate::Gate;
-use crate::packing::Base;
+use crate::packing::{Base, nfpm};
 use crate::parallel;
 use crate::plan::{self, Job, Plan, Todo};
 use crate::preflight;
@@ -17,6 +17,7 @@ use crate::stack::Stack;
 use crate::stack::recipe::Recipe;
 use crate::stage::{self, Bundle, Extent, Standing};
 use crate::store::{self, Record, Store};
+use crate::supply::index::part;
 use crate::supply::{Supply, stock};
 use crate::{events, fetch, host};
 use dkumonitor_interface::service::InstallType;
@@ -334,7 +335,9 @@ impl<'a> Package<'a> {
 
     fn execute_plan(&self, plan: &Plan<'_>, ready: BTreeMap<String, Record>, building: &[&Recipe]) -> anyhow::Result<Ended> {
         let (workshop, args) = (self.workshop, self.args);
-        let stock = stock::take(&args.network.mirrors, &workshop.stack, building, &workshop.dirs, &workshop.ui)?;
+        // What packs is made from Go's modules.
+        let also: &[_] = if nfpm::is_wanted(&args.formats) { &[part::GO] } else { &[] };
+        let stock = stock::take(&args.network.mirrors, &workshop.stack, building, also, &workshop.dirs, &workshop.ui)?;
         let supply = Supply::usual(args.network.offline, stock);
         let session = workshop.session(self.store, &supply, jobs(args));
         let skipped;

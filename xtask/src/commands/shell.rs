@@ -40,7 +40,7 @@ fn prepare(workshop: &Workshop, lock: &BuildLock, recipe: &Recipe, args: &cli::S
     let plan = workshop.planner(&store).plan(&[recipe])?;
     // The logs of the last run are what one wants to read in such a shell.
     workshop.ui.keep_logs(&workshop.dirs.build.join("shell"))?;
-    let stock = stock::take(&args.network.mirrors, &workshop.stack, &[recipe], &workshop.dirs, &workshop.ui)?;
+    let stock = stock::take(&args.network.mirrors, &workshop.stack, &[recipe], &[], &workshop.dirs, &workshop.ui)?;
     let supply = Supply::usual(args.network.offline, stock);
     let session = workshop.session(&store, &supply, parallel::cores());
     let component = plan.components.first().ok_or_else(|| Kind::Other.error("nothing was planned"))?;

@@ -45,7 +45,7 @@ pub(super) fn write(
     let step = workshop.ui.step("sources", "gather");
     let gathered = gather(workshop, &root);
     let stack = step.close(gathered, |(files, _)| format!("{files} files of the repository"))?.1;
-    vendor_export::export(workshop, lock, recipes, network, &root.join(MIRROR))?;
+    vendor_export::export(workshop, lock, recipes, network, bundle.formats, &root.join(MIRROR))?;
     fs::write(root.join(README), readme(bundle, stack.as_deref())).kind(Kind::Stage, cannot)?;
     let target = dist.join(format!("{name}.{}", Format::Gz.ending()));
     let step = workshop.ui.step("sources", "archive");

@@ -1,7 +1,9 @@
 //! `vendor-export`: everything that a build fetches, into a folder that is a mirror.
 
 use super::{BuildLock, Workshop, bring};
+use crate::archive::Format;
 use crate::error::{Kind, WithKind as _};
+use crate::packing::nfpm;
 use crate::progress::{bytes, seconds};
 use crate::stack::Material;
 use crate::stack::recipe::Recipe;
@@ -25,7 +27,7 @@ pub fn run(args: &cli::VendorExport) -> anyhow::Result<()> {
     drop(Export::open(&folder)?);
     let lock = workshop.lock(!args.wait.no_wait)?;
     let network = cli::Network { mirrors: args.mirrors.clone(), offline: false };
-    let summary = export(&workshop, &lock, &recipes, &network, &folder)?;
+    let summary = export(&workshop, &lock, &recipes, &network, &args.formats, &folder)?;
     workshop.dirs.remove_stand_in();
     report(&workshop, &folder, &summary);
     Ok(())
@@ -40,10 +42,13 @@ pub(super) fn export(
     lock: &BuildLock,
     recipes: &[&Recipe],
     network: &cli::Network,
+    formats: &[Format],
     folder: &Path,
 ) -> anyhow::Result<Summary> {
     let mut export = Export::open(folder)?;
-    let stock = stock::take(&network.mirrors, &workshop.stack, recipes, &workshop.dirs, &workshop.ui)?;
+    let packs = nfpm::is_wanted(formats);
+    let also: &[_] = if packs { &[part::GO] } else { &[] };
+    let stock = stock::take(&network.mirrors, &workshop.stack, recipes, also, &workshop.dirs, &workshop.ui)?;
     let gathered = workshop.dirs.gathered();
     let clear = || dirs::remove_all(&gathered).kind(Kind::Stage, || format!("cannot remove {}", gathered.display()));
     // An export that was killed has left it.
@@ -51,6 +56,10 @@ pub(super) fn export(
     seed(folder, &gathered)?;
     let supply = Supply::gathering(gathered.clone(), stock);
     let brought = bring::dependencies(workshop, lock, recipes, network, &supply)?;
+    if packs {
+        let step = workshop.ui.step("mirror", "nfpm");
+        step.close(nfpm::fetch(&workshop.dirs, &supply), |()| "what makes .deb and .rpm".to_owned())?;
+    }
     let step = workshop.ui.step("mirror", "write");
     export.add(&source_files(workshop, recipes, &brought.archives))?;
     export.add_crates(&brought.crates, &brought.cargo_home)?;

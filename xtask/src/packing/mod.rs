@@ -3,6 +3,7 @@
 
 mod base;
 mod image;
+pub mod nfpm;
 mod system;
 
 pub use base::Base;
@@ -10,6 +11,7 @@ pub use base::Base;
 use crate::archive::Format;
 use crate::dirs::Dirs;
 use crate::error::{Kind, WithKind as _};
+use crate::supply::Supply;
 use anyhow::Context as _;
 use dkumonitor_interface::manifest::{FileKind, Manifest};
 use std::collections::BTreeSet;
@@ -24,8 +26,8 @@ pub const VERSION: u32 = 2;
 pub struct With<'a> {
     /// The build's folders.
     pub dirs: &'a Dirs,
-    /// Whether nothing may be fetched.
-    pub offline: bool,
+    /// Where tools come from.
+    pub supply: &'a Supply,
     /// Cores to use.
     pub jobs: usize,
     /// What lies below the bundle in an image.
@@ -68,7 +70,7 @@ pub fn write(
     let product = Product::of(tree, bundle, epoch).kind(Kind::Archive, fail)?;
     let made = match format {
         Format::Oci => product.image(target, with),
-        _ => product.package(format, target, with.dirs, with.offline),
+        _ => product.package(format, target, with),
     };
     made.with_context(fail)
 }

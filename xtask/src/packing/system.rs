@@ -6,21 +6,15 @@
 //!
 //! The version is part of a package's name, as a kernel's is: a data folder uses the version that it was made or updated by, so that a new
 //! one must not take the old one's files away. Both are installed until the old one is removed.
-//!
-//! nfpm is a tool of Go, taken by go at the version below, whose hash Go's checksum database vouches for.
 
-use super::Product;
+use super::{Product, With, nfpm};
 use crate::archive::{self, Format};
 use crate::dirs::Dirs;
 use crate::environment;
-use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, EntryKind};
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-
-/// The version of nfpm.
-const NFPM: &str = "2.45.2";
+use std::path::Path;
 
 /// Who answers for it. Nobody can be written to there: packages want an address.
 const MAINTAINER: &str = "The dkumonitor project <nobody@dkumonitor.invalid>";
@@ -46,10 +40,10 @@ impl Product<'_> {
     /// Writes the package as `target`; gives size and checksum.
     ///
     /// # Errors
-    /// [`Kind::Preflight`] where nfpm cannot be had; else when the package cannot be written.
-    pub(super) fn package(&self, format: Format, target: &Path, dirs: &Dirs, offline: bool) -> anyhow::Result<(u64, String)> {
-        let nfpm = tool(dirs, offline)?;
-        self.run_nfpm(&nfpm, format, target, dirs)
+    /// [`crate::error::Kind::Preflight`] where nfpm cannot be had; else when the package cannot be written.
+    pub(super) fn package(&self, format: Format, target: &Path, with: &With<'_>) -> anyhow::Result<(u64, String)> {
+        let nfpm = nfpm::tool(with.dirs, with.supply)?;
+        self.run_nfpm(&nfpm, format, target, with.dirs)
     }
 
     fn run_nfpm(&self, nfpm: &Path, format: Format, target: &Path, dirs: &Dirs) -> anyhow::Result<(u64, String)> {
@@ -181,40 +175,5 @@ impl Product<'_> {
         let mut packer = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::best());
         std::io::Write::write_all(&mut packer, text.as_bytes())?;
         Ok(packer.finish()?)
-    }
-}
-
-/// nfpm, compiled by go where it is not there yet.
-fn tool(dirs: &Dirs, offline: bool) -> anyhow::Result<PathBuf> {
-    let folder = dirs.toolchains().join(format!("nfpm-{NFPM}"));
-    let program = folder.join("nfpm");
-    if program.is_file() {
-        return Ok(program);
-    }
-    let fail = || format!("cannot get nfpm {NFPM}, which makes .deb and .rpm (it is compiled by go, 1.21 or newer)");
-    std::fs::create_dir_all(dirs.toolchains()).kind(Kind::Preflight, fail)?;
-    let draft = tempfile::Builder::new().prefix(".nfpm-").tempdir_in(dirs.toolchains())?;
-    let shell = xshell::Shell::new()?;
-    let package = format!("github.com/goreleaser/nfpm/v2/cmd/nfpm@v{NFPM}");
-    let mut command = xshell::cmd!(shell, "go install -trimpath {package}").env_clear();
-    for (name, value) in environment::base(dirs, 0) {
-        command = command.env(name, value);
-    }
-    command = command.env("GOBIN", draft.path()).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "auto");
-    if offline {
-        command = command.env("GOPROXY", "off");
-    }
-    let output = command.quiet().ignore_status().output().kind(Kind::Preflight, fail)?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().last().unwrap_or_default();
-        let why = if offline { " (--offline; run once without it)" } else { "" };
-        return Err(Kind::Preflight.error(format!("{}: {said}{why}", fail())));
-    }
-    std::fs::set_permissions(draft.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    match std::fs::rename(draft.keep(), &folder) {
-        // Somebody else was faster.
-        Err(_) if program.is_file() => Ok(program),
-        other => other.map(|()| program).kind(Kind::Preflight, fail),
     }
 }

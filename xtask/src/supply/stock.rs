@@ -49,13 +49,22 @@ enum Fate {
     Fault(String),
 }
 
-/// Fills the caches from all mirrors that are folders with an index, as far as the recipes want them.
+/// Fills the caches from all mirrors that are folders with an index, as far as the recipes want them, and with the parts that
+/// something else wants.
 ///
 /// # Errors
 /// [`crate::error::Kind::Usage`] for an index that cannot be used; else when a cache cannot be written.
-pub fn take(mirrors: &[Mirror], stack: &Stack, recipes: &[&Recipe], dirs: &Dirs, ui: &Ui) -> anyhow::Result<Stock> {
+pub fn take(
+    mirrors: &[Mirror],
+    stack: &Stack,
+    recipes: &[&Recipe],
+    also: &[&'static str],
+    dirs: &Dirs,
+    ui: &Ui,
+) -> anyhow::Result<Stock> {
     let mut stock = Stock::default();
-    let parts = wanted_parts(recipes);
+    let mut parts = wanted_parts(recipes);
+    parts.extend(also);
     for folder in mirrors.iter().filter_map(|mirror| match mirror {
         Mirror::Folder(folder) => Some(folder),
         Mirror::Url(_) => None,
