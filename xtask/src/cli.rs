@@ -24,42 +24,25 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The commands.
+/// The commands. What each does is said where its flags are, so that `--help` says all of it.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make the package: fetch, unpack, patch, compile, stage, archive
     Package(Package),
-    /// Make everything that is published of a version: package, signatures, checksums, notes; publishes nothing
     Release(Release),
-    /// Bring all sources into the build folder, and what they depend on if it is wanted
     Fetch(Fetch),
-    /// Check that an archive would run on another machine: look at all of it, then run it apart from this one
     Gate(Gate),
-    /// Build twice under different conditions, and tell the first difference and its reason
     Repro(Repro),
-    /// Write a folder with everything that a build fetches: a --mirror for a machine without internet
     VendorExport(VendorExport),
-    /// Print what `package` would do, in order, and why
     Plan(Plan),
-    /// Tell what a component depends on, and what of it changed since it was built last
     Explain(Explain),
-    /// Open a shell (or run a command) in a component's work folder, just as one of its steps would run
     Shell(Shell),
-    /// Check this machine for everything that a build needs, and print all findings
     Doctor(Doctor),
-    /// Check what a bundle holds against a database of known vulnerabilities, offline
     Audit(Audit),
-    /// Remove what earlier runs have made
     Clean(Clean),
-    /// Run all checks and tests, as CI does
     Ci(Ci),
-    /// Measure archive, unpack, fetch and rebuild against common tools, as ratios, and peak memory
     Bench(Bench),
-    /// Sign what was made without a key: archives (inside too), checksums, any file
     Sign(Sign),
-    /// Check an archive, an unpacked bundle or a release: checksums, signatures, every file against the manifest
     Verify(Verify),
-    /// Write docs/flags.md anew, or manual pages and completions to a folder
     Manual(Manual),
     /// Check the pins in vendor.lock, or pin another version
     #[command(subcommand)]
@@ -193,7 +176,7 @@ pub struct Wait {
     pub no_wait: bool,
 }
 
-/// Make the package.
+/// Make the package: fetch, unpack, patch, compile, stage, archive.
 #[derive(Args, Debug)]
 pub struct Package {
     #[command(flatten)]
@@ -248,7 +231,7 @@ pub struct Package {
     pub events: Events,
 }
 
-/// Make everything that is published of a version.
+/// Make everything that is published of a version: package, signatures, checksums, notes; publishes nothing.
 ///
 /// Refuses a work tree that is not as committed, a tag that is there already, and a version without an entry in CHANGELOG.md. Then
 /// makes the package (all its flags are taken) and puts archives, signatures, SHA256SUMS and the notes into dist/release-VERSION/,
@@ -268,7 +251,7 @@ pub struct Release {
     pub package: Package,
 }
 
-/// Check that an archive, a package or an image would run on another machine.
+/// Check that an archive, a package or an image would run on another machine: look at all of it, then run it apart from this one.
 ///
 /// Every file of it is looked at: needed libraries, RPATHs, traces of the machine that built it, permissions, links, sizes. Then it
 /// is unpacked elsewhere and used by another user, without network and with the build folder hidden: installed, started, probed, asked,
@@ -303,7 +286,7 @@ pub struct Gate {
     pub talk: Talk,
 }
 
-/// Build twice under different conditions, and compare.
+/// Build twice under different conditions, and tell the first difference and its reason.
 ///
 /// The first build is the usual one, with what was built before. The second one begins from sources alone, at another path, as another
 /// user on a machine of another name, with another home, language, time zone and umask, more jobs and later. See docs/reproducible.md.
@@ -327,7 +310,7 @@ pub struct Repro {
     pub keep: bool,
 }
 
-/// Bring all sources into the build folder.
+/// Bring all sources into the build folder, and what they depend on if it is wanted.
 #[derive(Args, Debug)]
 pub struct Fetch {
     #[command(flatten)]
@@ -343,7 +326,7 @@ pub struct Fetch {
     pub events: Events,
 }
 
-/// Write a folder with everything that a build fetches.
+/// Write a folder with everything that a build fetches: a --mirror for a machine without internet.
 ///
 /// Source archives, Go toolchains and modules, npm's and Yarn's packages, node, crates: `package --mirror DIR --offline` then
 /// builds on a machine of this platform that has no internet, from an empty build folder. Writing to a folder of an earlier
@@ -369,7 +352,7 @@ pub struct VendorExport {
     pub events: Events,
 }
 
-/// Print what `package` would do.
+/// Print what `package` would do, in order, and why.
 #[derive(Args, Debug)]
 pub struct Plan {
     #[command(flatten)]
@@ -387,7 +370,7 @@ pub struct Plan {
     pub dot: bool,
 }
 
-/// Tell what a component depends on.
+/// Tell what a component depends on, and what of it changed since it was built last.
 #[derive(Args, Debug)]
 pub struct Explain {
     /// The component
@@ -398,7 +381,7 @@ pub struct Explain {
     pub cache: SharedCache,
 }
 
-/// Open a shell where a step runs.
+/// Open a shell (or run a command) in a component's work folder, just as one of its steps would run.
 #[derive(Args, Debug)]
 pub struct Shell {
     /// The component
@@ -417,7 +400,7 @@ pub struct Shell {
     pub wait: Wait,
 }
 
-/// Check this machine.
+/// Check this machine for everything that a build needs, and print all findings.
 #[derive(Args, Debug)]
 pub struct Doctor {
     #[command(flatten)]
@@ -427,7 +410,7 @@ pub struct Doctor {
     pub install_missing: bool,
 }
 
-/// Check what a bundle holds against a database of known vulnerabilities.
+/// Check what a bundle holds against a database of known vulnerabilities, offline.
 ///
 /// The database is what OSV publishes for each ecosystem (`all.zip`), unpacked or not: nothing is fetched. Exceptions stand in
 /// audit.toml, each with a reason and a last day (docs/accounts.md).
@@ -466,7 +449,7 @@ pub struct Clean {
     pub all: bool,
 }
 
-/// Run all checks and tests.
+/// Run all checks and tests, as CI does.
 #[derive(Args, Debug)]
 pub struct Ci {
     /// Install missing tools by the system's package manager first (apt, dnf, brew)
@@ -476,7 +459,7 @@ pub struct Ci {
     pub talk: Talk,
 }
 
-/// Measure against common tools.
+/// Measure archive, unpack, fetch and rebuild against common tools, as ratios, and peak memory.
 #[derive(Args, Debug)]
 pub struct Bench {
     /// What to measure
@@ -536,7 +519,7 @@ pub enum Subject {
     Monitor,
 }
 
-/// Write what is made from the definitions of commands and flags.
+/// Write docs/flags.md anew, or manual pages and completions to a folder.
 ///
 /// Without a folder docs/flags.md is written anew, which a test compares with the definitions. With one, the manual pages
 /// and completions that the bundle ships.
@@ -550,7 +533,7 @@ pub struct Manual {
     pub builder: bool,
 }
 
-/// Sign what was made without a key.
+/// Sign what was made without a key: archives (inside too), checksums, any file.
 ///
 /// An archive becomes, byte for byte, what `package --sign` would have made: its manifest's signature is put into it, all else stays,
 /// and FILE.minisig is written beside it. Any other file gets that alone. A key with a password takes it from
@@ -568,7 +551,7 @@ pub struct Sign {
     pub epoch: Option<u64>,
 }
 
-/// Check what was released.
+/// Check an archive, an unpacked bundle or a release: checksums, signatures, every file against the manifest.
 ///
 /// FILE.minisig and FILE.sha256 beside it are used where they are. An archive without them is read through: the manifest's signature in
 /// it vouches for the manifest, the manifest for every file, and all else has to be as `package` writes it. Of a SHA256SUMS, all files that

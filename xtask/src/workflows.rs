@@ -1,4 +1,5 @@
-//! `.github/workflows`, held against what this program offers and against what a release may be entrusted to. Tests alone.
+//! `.github/workflows`, held against what this program offers and against what a release may be entrusted to; and the commands that pages
+//! tell. Tests alone.
 //!
 //! Promises: every command line of theirs is run as GitHub runs it, with stand-ins for cargo and gh that note their words, and those
 //! words are parsed by the real definitions. Every fault that is looked for is planted once.
@@ -305,4 +306,34 @@ fn what_is_carried_from_the_packagers_is_all_of_it_and_no_tree() {
     // It is in the archive, and is as large as all else together.
     assert!(!set.is_match(name), "the tree goes along: {globs:?}");
     assert!(!set.is_match(format!("{name}/manifest.json")), "{globs:?}");
+}
+
+/// The command lines of the builder in a page: in blocks, and between backquotes where they are whole.
+fn told(page: &str) -> Vec<Vec<String>> {
+    let mut lines: Vec<&str> = page.lines().map(str::trim).collect();
+    lines.extend(page.split('`').skip(1).step_by(2));
+    let lines = lines.into_iter().filter(|line| line.starts_with("cargo xtask ") || line.starts_with("cargo xtask-shared "));
+    // What may be left out, or stands for more, is no command as it stands.
+    let whole = lines.filter(|line| !line.contains(['[', '…', '|', '\n', '$']));
+    let words = whole.map(|line| line.split(" #").next().unwrap_or(line).split_whitespace().map(str::to_owned).collect());
+    words.filter(|words: &Vec<_>| words.len() > 2).collect()
+}
+
+#[test]
+fn each_command_that_the_pages_tell_is_one_that_there_is() {
+    let docs = fs::read_dir(workspace().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.chain(["README.md", "ARCHITECTURE.md", "examples/ministack/README.md"].map(|name| workspace().join(name)));
+    let mut count = 0;
+    for page in pages {
+        for words in told(&fs::read_to_string(&page).unwrap()) {
+            count += 1;
+            if let Err(error) = Cli::try_parse_from(&words[1..]) {
+                // `cargo xtask lock bump` alone names the command, and lacks what it wants.
+                let named = error.kind() == clap::error::ErrorKind::MissingRequiredArgument;
+                assert!(named, "{}: {}: {error}", page.display(), words.join(" "));
+            }
+        }
+    }
+    assert!(count > 40, "{count}");
+    assert_eq!(told("`cargo xtask gate --stil x` and\ncargo xtask plan --json   # so\n`cargo xtask gate [X]`\n").len(), 2);
 }

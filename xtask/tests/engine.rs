@@ -378,6 +378,30 @@ fn a_shell_is_where_the_step_runs_with_what_it_has_and_without_network() {
     assert_eq!(stepped.counted(), [""; 0]);
 }
 
+/// Not by what tools say, who have switches of their own, but by the namespace that the kernel names.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_step_and_its_shell_are_in_a_network_of_their_own() {
+    let probe = std::process::Command::new(env!("CARGO_BIN_EXE_xtask")).args(["without-network", "--", "true"]).status();
+    if !probe.unwrap().success() {
+        eprintln!("no namespaces are to be had here");
+        return;
+    }
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    let stepped = Stepped::new();
+    let noted = stepped.place.path("noted");
+    let makefile = fs::read_to_string(stepped.place.path("stack/thing/Makefile")).unwrap();
+    let note = format!("\treadlink /proc/self/ns/net > '{}'\n\tcp one.in $@", noted.display());
+    stepped.place.write("stack/thing/Makefile", makefile.replace("\tcp one.in $@", &note));
+    stepped.package(&[]).good();
+    let of_step = fs::read_to_string(noted).unwrap();
+    let of_shell = stepped.place.xtask(&["shell", "thing", "--step", "two", "--", "readlink", "/proc/self/ns/net"]).good();
+    for text in [&of_step, &of_shell] {
+        assert!(text.contains("net:["), "{text}");
+        assert!(!text.contains(own.to_str().unwrap()), "it is in the network of everybody: {text}");
+    }
+}
+
 #[test]
 fn a_full_disk_leaves_nothing_in_the_store_that_could_be_taken_for_whole() {
     let stepped = Stepped::new();

@@ -44,6 +44,36 @@ fn every_page_is_good_for_mandoc_and_for_groff() {
 }
 
 #[test]
+fn the_builders_help_says_all_that_is_written_about_a_command() {
+    let help = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(words).output().unwrap();
+        Outcome::of(&output).good().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for (words, parts) in [
+        (
+            ["verify", "--help"],
+            ["Check an archive, an unpacked bundle or a release", "Ends with 5 when anything is not as it should be"],
+        ),
+        (
+            ["release", "--help"],
+            ["Make everything that is published of a version", "Refuses a work tree that is not as committed"],
+        ),
+        (["audit", "--help"], ["known vulnerabilities, offline", "nothing is fetched"]),
+    ] {
+        let text = help(&words);
+        assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} are not in: {text}");
+    }
+    let list = help(&["--help"]);
+    for line in [
+        "package Make the package: fetch, unpack, patch",
+        "repro Build twice under different conditions",
+        "lock Check the pins",
+    ] {
+        assert!(list.contains(line), "{line} is not in: {list}");
+    }
+}
+
+#[test]
 fn a_page_is_found_and_read_as_the_guide_says() {
     let bundle = Bundle::unpack(&ARCHIVE);
     let mut man = Command::new("man");

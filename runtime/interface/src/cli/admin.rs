@@ -24,8 +24,8 @@ pub enum AdminVerb {
     Version,
     /// Compare every file of a bundle with its manifest, and the manifest with its signature
     ///
-    /// Prints each file that is missing, changed, of another mode, or not in the manifest. Ends with 1 when there is any, or when the
-    /// signature is not by the given key.
+    /// Prints each file that is missing, changed, not in the manifest, or of a mode that allows more (or, of a program, less) than the
+    /// manifest's, and each folder that others may write to. Ends with 1 when there is any, or when the signature is not by the given key.
     Verify(Verify),
     /// Check a data folder for whatever makes it unsafe
     ///
