@@ -40,6 +40,25 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kind that a run of this program has ended with, by its exit status.
+    pub fn of_status(status: i32) -> Self {
+        let all = [
+            Self::Usage,
+            Self::Preflight,
+            Self::Fetch,
+            Self::Integrity,
+            Self::Patch,
+            Self::Compile,
+            Self::Stage,
+            Self::Archive,
+            Self::Gate,
+            Self::Accounts,
+            Self::Repro,
+            Self::Interrupted,
+        ];
+        all.into_iter().find(|kind| *kind as i32 == status).unwrap_or(Self::Other)
+    }
+
     /// The kind for programs.
     pub fn name(self) -> &'static str {
         match self {

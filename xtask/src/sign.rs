@@ -55,7 +55,7 @@ impl Signer {
     pub fn open(word: &str, repository: &Path) -> anyhow::Result<Self> {
         let text = match word.strip_prefix(VARIABLE) {
             Some(name) => std::env::var(name)
-                .kind(Kind::Usage, || format!("cannot read the secret key from the variable {name} (--sign {word})"))?,
+                .kind(Kind::Usage, || format!("cannot read the secret key from the variable {name} ({word})"))?,
             None => read_key_file(Path::new(word), repository)?,
         };
         let bytes = decrypt(&text).kind(Kind::Usage, || format!("cannot use the secret key {word}"))?;
@@ -169,7 +169,7 @@ fn write(target: &Path, text: &str) -> io::Result<()> {
 /// The text of a key file that lies outside the repository and that nobody else can read.
 fn read_key_file(path: &Path, repository: &Path) -> anyhow::Result<String> {
     let shown = path.display();
-    let fail = || format!("cannot read the secret key {shown} (--sign takes a file of minisign, or env:VARIABLE)");
+    let fail = || format!("cannot read the secret key {shown} (it has to be a file of minisign, or env:VARIABLE)");
     let real = path.canonicalize().kind(Kind::Usage, fail)?;
     if repository.canonicalize().is_ok_and(|repository: PathBuf| real.starts_with(repository)) {
         return Err(Kind::Usage.error(format!(

@@ -43,6 +43,17 @@ fn a_step_that_writes_where_and_by_whom_it_was_built_is_named() {
     assert!(cfg!(not(target_os = "linux")) || text.contains("another-machine"), "{text}");
 }
 
+#[test]
+fn a_build_that_fails_fails_repro_as_it_does_and_a_place_that_is_none_before_that() {
+    let place = compiled("all:\n\tfalse\n");
+    let dist = place.path("dist");
+    let words = ["repro", "--dist-dir", dist.to_str().unwrap()];
+    let nowhere = place.path("nowhere");
+    let text = place.xtask(&[words.as_slice(), &["--place", nowhere.to_str().unwrap()]].concat()).bad(2, &["--place DIR"]);
+    assert!(!text.contains("first:"), "{text}");
+    place.xtask(&words).bad(7, &["the first build fails"]);
+}
+
 /// What a step can leave of where, when and by whom it was run: a file's name, the commands that write it to `$@`, and what has to be
 /// said of it.
 const PLANTED: [(&str, &str, &[&str]); 9] = [

@@ -102,7 +102,13 @@ fn damaged(error: &io::Error) -> anyhow::Error {
 fn plain(path: &Path, format: Format, foreign: &Rc<Cell<bool>>) -> anyhow::Result<Box<dyn Read>> {
     match format {
         Format::Gz => {
-            let file = BufReader::with_capacity(256 * 1024, File::open(path)?);
+            let mut file = BufReader::with_capacity(256 * 1024, File::open(path)?);
+            let head = file.fill_buf()?;
+            anyhow::ensure!(!head.is_empty(), "it is empty");
+            if !head.starts_with(&GZIP_HEAD[..2]) {
+                let begins = String::from_utf8_lossy(&head[..head.len().min(24)]).into_owned();
+                anyhow::bail!("it is no gzip at all; it begins with {begins:?}");
+            }
             Ok(Box::new(Gzip::new(file, foreign.clone()).map_err(|error| damaged(&error))?))
         }
         Format::Xz => {

@@ -40,13 +40,18 @@ pub fn run(args: &cli::Repro) -> anyhow::Result<()> {
     let epoch = super::package::bundle_epoch(&workshop)?;
     let (ui, dirs) = (&workshop.ui, &workshop.dirs);
 
+    // Told before an hour of building.
+    let place = args.place.clone().unwrap_or_else(std::env::temp_dir);
+    if !place.is_dir() {
+        return Err(Kind::Usage
+            .error(format!("cannot build in {} a second time: there is no such folder (--place DIR)", place.display())));
+    }
     ui.line(&format!("{name}, first: as usual, in {}", dirs.build.display()));
     let program = std::env::current_exe()?;
     let mut first = Command::new(program);
     first.args(words(args, &workshop.stack.root, &dirs.build, &dirs.dist)).env("SOURCE_DATE_EPOCH", epoch.to_string());
     finish(first, "first")?;
 
-    let place = args.place.clone().unwrap_or_else(std::env::temp_dir);
     let second = Second::make(&place, &workshop.workspace, &workshop.stack.root, dirs)?;
     ui.line(&format!("{name}, second: from nothing, in {}", second.build().display()));
     let mut words = words(args, &second.stack, &second.build(), &second.dist());
@@ -115,7 +120,8 @@ fn finish(mut command: Command, which: &str) -> anyhow::Result<()> {
     if status.success() {
         return Ok(());
     }
-    Err(Kind::Other.error(format!("the {which} build fails ({status}), see above; nothing was compared")))
+    let kind = status.code().map_or(Kind::Other, Kind::of_status);
+    Err(kind.error(format!("the {which} build fails ({status}), see above; nothing was compared")))
 }
 
 /// What each build would leave of its own places and numbers.

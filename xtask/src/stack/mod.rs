@@ -115,10 +115,15 @@ impl Stack {
     /// # Errors
     /// [`Kind::Usage`] naming the names that are no recipe, and those that are.
     pub fn select(&self, only: &[String]) -> anyhow::Result<Vec<&Recipe>> {
-        let unknown: Vec<_> = only.iter().filter(|name| !self.recipes.iter().any(|recipe| recipe.name == **name)).collect();
+        let is_unknown = |name: &&String| !self.recipes.iter().any(|recipe| recipe.name == **name);
+        let unknown: Vec<_> = only.iter().filter(is_unknown).map(String::as_str).collect();
         if !unknown.is_empty() {
             let known: Vec<_> = self.recipes.iter().map(|recipe| recipe.name.as_str()).collect();
-            return Err(Kind::Usage.error(format!("--only: no recipe is named {unknown:?}; there are {}", known.join(", "))));
+            return Err(Kind::Usage.error(format!(
+                "--only: no recipe is named {}; there are {}",
+                unknown.join(", "),
+                known.join(", ")
+            )));
         }
         let wanted = |recipe: &&Recipe| only.is_empty() || recipe.source == WORKSPACE || only.contains(&recipe.name);
         Ok(self.recipes.iter().filter(wanted).collect())

@@ -167,6 +167,10 @@ fn an_archive_that_was_cut_short_or_goes_on_is_seen() {
         for length in 0..whole.len() {
             bundle.refused(&format!("{length} bytes of it"), &whole[..length], "");
         }
+        if format == Format::Gz {
+            bundle.refused("nothing", b"", "it is empty");
+            bundle.refused("a page", b"<html>not found</html>", "it begins with \"<html>not found</html>\"");
+        }
         for more in [b"\0\0\0\0".as_slice(), b"garbage", &whole, &[0; 512]] {
             bundle.refused("more behind it", &[&whole, more].concat(), "");
         }
