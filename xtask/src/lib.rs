@@ -58,6 +58,7 @@ mod unpack;
 mod verify;
 #[cfg(test)]
 mod workflows;
+mod zip;
 
 use clap::Parser as _;
 use cli::Command;

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
 
 mod common;
+#[path = "accounts/yarn.rs"]
+mod yarn;
 
 use common::{GOOD_MAKEFILE, Outcome, Place, compiled, ministack_place, sha256, tar_gz, workspace};
 use serde_json::{Value, json};

@@ -60,6 +60,8 @@ pub fn take(
             evidence: Evidence::CargoTree,
             within: within.clone(),
             replaces: None,
+            origin: None,
+            patches: BTreeSet::new(),
         });
     }
     Ok(())
@@ -92,6 +94,8 @@ pub fn take_std(
         evidence: Evidence::Compiler,
         within: within.clone(),
         replaces: None,
+        origin: None,
+        patches: BTreeSet::new(),
     };
     taking.package(package("rust-std", version, "MIT OR Apache-2.0", texts));
     if is_static {

@@ -51,6 +51,8 @@ pub fn take(taking: &mut Taking, path: &Path, within: &str, place: &Place) -> an
             evidence: Evidence::BuildInformation,
             within: within.clone(),
             replaces: module.replacement.is_some().then(|| format!("{}@{}", module.path, module.version)),
+            origin: None,
+            patches: BTreeSet::new(),
         });
     }
     let root = place.roots.iter().find(|root| root.join("LICENSE").is_file());
@@ -68,6 +70,8 @@ pub fn take(taking: &mut Taking, path: &Path, within: &str, place: &Place) -> an
         evidence: Evidence::Compiler,
         within,
         replaces: None,
+        origin: None,
+        patches: BTreeSet::new(),
     });
     Ok(lacking)
 }

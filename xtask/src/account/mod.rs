@@ -35,7 +35,7 @@ const FILE: &str = "account.json";
 const TEXTS: &str = "texts";
 
 /// Part of what a component's final result depends on: raised whenever accounts are taken in another way.
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "3";
 
 /// The account of one component.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,13 +132,70 @@ pub struct Package {
     /// The module that was meant, where another one stands in for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
+    /// Where it was taken from, if not from its ecosystem's registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// How it was changed when it was installed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub patches: BTreeSet<Patch>,
 }
 
 impl Package {
     /// Its package URL.
     pub fn purl(&self) -> String {
-        purl(self.ecosystem.purl_type(), &self.name, &self.version)
+        let qualifier = self.origin.as_ref().and_then(Origin::qualifier).map(|text| format!("?{text}")).unwrap_or_default();
+        purl(self.ecosystem.purl_type(), &self.name, &self.version) + &qualifier
     }
+}
+
+/// Where a package was taken from that no registry gave.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// A commit of a repository.
+    Git {
+        /// The repository's address, without secrets.
+        url: String,
+        /// The commit.
+        commit: String,
+    },
+    /// An archive at an address, without secrets.
+    Download(String),
+    /// The component's own source, in the package manager's words.
+    Source(String),
+}
+
+impl Origin {
+    /// In words.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Git { url, commit } => format!("commit {commit} of {url}"),
+            Self::Download(url) => url.clone(),
+            Self::Source(what) => format!("{what} in the component's own source"),
+        }
+    }
+
+    /// What tells it from the package of the same name in the registry, in a package URL.
+    fn qualifier(&self) -> Option<String> {
+        match self {
+            Self::Git { url, commit } => {
+                let git = if url.starts_with("git") { "" } else { "git+" };
+                Some(format!("vcs_url={}", escape(&format!("{git}{url}@{commit}"), b"-._~:/")))
+            }
+            Self::Download(url) => Some(format!("download_url={}", escape(url, b"-._~:/"))),
+            Self::Source(_) => None,
+        }
+    }
+}
+
+/// A change to a package that its registry does not have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Patch {
+    /// Its path in the component's source, or what the package manager calls it.
+    pub name: String,
+    /// Its text; none where the package manager brings it along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
 }
 
 /// A licence or notice file.
@@ -152,30 +209,60 @@ pub struct Text {
 
 /// A package URL. A name's slashes divide namespace and name; everything that the form wants escaped is.
 pub fn purl(kind: &str, name: &str, version: &str) -> String {
-    let escape = |part: &str| -> String {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
-        part.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-    };
+    let escape = |part| escape(part, b"-._~:");
     let name: Vec<String> = name.split('/').map(escape).collect();
     let version = if version.is_empty() { String::new() } else { format!("@{}", escape(version)) };
     format!("pkg:{kind}/{}{version}", name.join("/"))
+}
+
+/// What people may call a package by its URL: the whole, that without where it was taken from, and that without its version.
+pub fn names_of(purl: &str) -> [&str; 3] {
+    let plain = purl.split('?').next().unwrap_or(purl);
+    [purl, plain, plain.rsplit_once('@').map_or(plain, |(bare, _)| bare)]
+}
+
+/// Everything escaped but letters, digits and what is `plain` besides.
+fn escape(text: &str, plain: &[u8]) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || plain.contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// What was escaped in a package URL, or in one of the names that Yarn puts into others.
+pub fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, more)) = rest.split_first() {
+        let hex = (byte == b'%').then(|| more.get(..2)).flatten().and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &more[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// An account while it is taken.
 #[derive(Default)]
 pub struct Taking {
     account: Account,
-    packages: BTreeMap<(Ecosystem, String, String), Package>,
+    packages: BTreeMap<(Ecosystem, String, String, Option<Origin>), Package>,
     texts: BTreeMap<String, Vec<u8>>,
 }
 
 impl Taking {
     /// Notes a package; one that is known already is only added to.
     pub fn package(&mut self, package: Package) {
-        let key = (package.ecosystem, package.name.clone(), package.version.clone());
+        let key = (package.ecosystem, package.name.clone(), package.version.clone(), package.origin.clone());
         let known = self.packages.entry(key).or_insert_with(|| package.clone());
         known.evidence = known.evidence.min(package.evidence);
         known.within.extend(package.within);
+        known.patches.extend(package.patches);
         known.texts.extend(package.texts);
         known.texts.sort();
         known.texts.dedup();
@@ -307,6 +394,8 @@ mod tests {
         ] {
             assert_eq!(purl(kind, name, version), wanted);
         }
+        let git = "pkg:npm/x@1.0.0?vcs_url=git%2Bhttps://h/x.git%40ab";
+        assert_eq!(names_of(git), [git, "pkg:npm/x@1.0.0", "pkg:npm/x"]);
     }
 
     #[test]
@@ -326,6 +415,8 @@ mod tests {
                     evidence: if at == 2 { Evidence::SourceMap } else { Evidence::LockFile },
                     within: BTreeSet::from([format!("f{at}")]),
                     replaces: None,
+                    origin: None,
+                    patches: BTreeSet::new(),
                 });
             }
             taking.write(folder.path()).unwrap();

@@ -86,6 +86,15 @@ const LOOKED_FOR: [&str; 58] = [
     "Zlib",
 ];
 
+/// Licences whose texts are almost those of others, with the word that only they have and the other one: what is alike but has not
+/// that word is the other.
+const TWINS: [(&str, &str, &str); 4] = [
+    ("BSD-2-Clause-Patent", "patent", "BSD-2-Clause"),
+    ("BSD-3-Clause-Clear", "patent", "BSD-3-Clause"),
+    ("ECL-2.0", "educational", "Apache-2.0"),
+    ("JSON", "evil", "MIT"),
+];
+
 /// The text of a licence as SPDX has it.
 pub fn standard(licence: &str) -> Option<&'static str> {
     let all = spdx::text::LICENSE_TEXTS;
@@ -158,7 +167,8 @@ impl Recogniser {
         let found = scanner.scan(&TextData::new(text));
         let whole = found.license.into_iter().map(|licence| licence.name);
         let parts = found.containing.into_iter().map(|part| part.license.name);
-        whole.chain(parts).map(str::to_owned).collect()
+        let lower = text.to_ascii_lowercase();
+        whole.chain(parts).map(|name| told_apart(name, &lower).to_owned()).collect()
     }
 }
 
@@ -170,6 +180,10 @@ fn store() -> Store {
             store.add_license(name.to_owned(), TextData::new(text).without_text());
         }
     }
+    // SPDX has GPL's text behind it, which it builds on; files have the two apart.
+    let alone = standard("LGPL-3.0-only").and_then(|text| text.split_once("\nGNU GENERAL PUBLIC LICENSE\n"));
+    let _ =
+        alone.map(|(text, _)| store.add_variant("LGPL-3.0-only", LicenseType::Alternate, TextData::new(text).without_text()));
     // How Apache's licence is often given: by the words that it wants to stand in each file.
     let header = "Licensed under the Apache License, Version 2.0 (the \"License\"); you may not use this file except in \
                   compliance with the License. You may obtain a copy of the License at \
@@ -180,6 +194,12 @@ fn store() -> Store {
     // It was added above.
     let _ = store.add_variant("Apache-2.0", LicenseType::Header, TextData::new(header).without_text());
     store
+}
+
+/// The licence that a text holds which is alike to this one, or to its twin.
+fn told_apart<'a>(found: &'a str, lower: &str) -> &'a str {
+    let twin = TWINS.iter().find(|(name, word, _)| *name == found && !lower.contains(word));
+    twin.map_or(found, |(_, _, twin)| twin)
 }
 
 #[cfg(test)]
@@ -206,6 +226,16 @@ mod tests {
         assert_eq!(of(&standard("BSD-3-Clause").unwrap().replace("\n\n", "\n    ")), "BSD-3-Clause");
         assert_eq!(of(&format!("{mit}\n\n----\n\n{}", standard("ISC").unwrap())), "ISC AND MIT");
         assert_eq!(of(standard("SSPL-1.0").unwrap()), "SSPL-1.0");
+        // Between the two, as some copies are: d3's.
+        let d3 = standard("BSD-3-Clause")
+            .unwrap()
+            .replace("Neither the name of the copyright holder nor the names of its contributors", "* The name A B");
+        assert_eq!(of(&d3.replace("\n\n", "\n")), "BSD-3-Clause");
+        let (lesser, general) = standard("LGPL-3.0-only").unwrap().split_once("\nGNU GENERAL PUBLIC LICENSE\n").unwrap();
+        assert_eq!((of(lesser), of(general)), ("LGPL-3.0-only".to_owned(), "GPL-3.0-only".to_owned()));
+        for (name, _, twin) in TWINS {
+            assert_eq!((of(standard(name).unwrap()).as_str(), told_apart(name, "x")), (name, twin));
+        }
         assert_eq!(of("You may use this on Sundays if it does not rain, and tell nobody of it.\n"), "");
         assert!(LOOKED_FOR.iter().all(|name| standard(name).is_some() && spdx::license_id(name).is_some()));
     }

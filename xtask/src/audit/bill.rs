@@ -1,5 +1,6 @@
 //! What a bill of materials holds, as far as advisories could concern it.
 
+use crate::account::unescape;
 use crate::error::{Kind, WithKind as _};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,25 +115,6 @@ impl Subject {
         let parts = parts.iter().map(|part| (*part).to_owned()).collect();
         Some(Self { purl: purl.to_owned(), names, version, tag, parts })
     }
-}
-
-fn unescape(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, more)) = rest.split_first() {
-        let hex = (byte == b'%').then(|| more.get(..2)).flatten().and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(escaped) => {
-                bytes.push(escaped);
-                rest = &more[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

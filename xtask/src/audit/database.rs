@@ -3,10 +3,10 @@
 use super::osv::Advisory;
 use crate::error::{Kind, WithKind as _};
 use crate::parallel;
+use crate::zip::Zip;
 use anyhow::Context as _;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
@@ -73,28 +73,10 @@ fn of_json(bytes: &[u8], wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow:
 }
 
 fn of_zip(bytes: &[u8], wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow::Result<Database> {
-    let archive = rawzip::ZipArchive::from_slice(bytes)?;
-    let mut members = Vec::new();
-    let mut entries = archive.entries();
-    while let Some(entry) = entries.next_entry()? {
-        let name = String::from_utf8_lossy(entry.file_path().as_ref()).into_owned();
-        if name.to_ascii_lowercase().ends_with(".json") {
-            members.push((name, entry.wayfinder(), entry.compression_method()));
-        }
-    }
-    let parts = parallel::each_on(parallel::cores(), &members, |(name, wayfinder, method)| {
-        let entry = archive.get_entry(*wayfinder)?;
-        let mut content = Vec::new();
-        match *method {
-            rawzip::CompressionMethod::STORE => entry.verifying_reader(entry.data()).take(LONGEST).read_to_end(&mut content),
-            rawzip::CompressionMethod::DEFLATE => {
-                let inflate = flate2::bufread::DeflateDecoder::new(entry.data());
-                entry.verifying_reader(inflate).take(LONGEST).read_to_end(&mut content)
-            }
-            _ => anyhow::bail!("{name} is packed in a way that is not known"),
-        }
-        .with_context(|| format!("cannot unpack {name}"))?;
-        of_json(&content, wanted).with_context(|| format!("{name} is no advisory"))
+    let zip = Zip::new(bytes)?;
+    let names: Vec<&String> = zip.members().keys().filter(|name| name.to_ascii_lowercase().ends_with(".json")).collect();
+    let parts = parallel::each_on(parallel::cores(), &names, |name| {
+        of_json(&zip.read(name, LONGEST)?, wanted).with_context(|| format!("{name} is no advisory"))
     })?;
     let mut database = Database::default();
     for part in parts {
@@ -108,7 +90,6 @@ fn of_zip(bytes: &[u8], wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow::
 mod tests {
     use super::*;
     use std::fs;
-    use std::io::Write as _;
 
     fn advisory(id: &str, name: &str) -> String {
         format!(r#"{{"id":"{id}","affected":[{{"package":{{"ecosystem":"npm","name":"{name}"}},"versions":["1"]}}]}}"#)
@@ -122,16 +103,7 @@ mod tests {
         assert!(read().unwrap_err().to_string().contains("no advisory"));
         fs::write(folder.path().join("one.json"), advisory("A", "x")).unwrap();
         fs::write(folder.path().join("list.json"), format!("[{},{}]", advisory("B", "x"), advisory("C", "y"))).unwrap();
-        let mut zip = Vec::new();
-        let mut archive = rawzip::ZipArchiveWriter::new(&mut zip);
-        let (mut entry, config) =
-            archive.new_file("D.json").compression_method(rawzip::CompressionMethod::DEFLATE).start().unwrap();
-        let mut writer = config.wrap(flate2::write::DeflateEncoder::new(&mut entry, flate2::Compression::default()));
-        writer.write_all(advisory("D", "x").as_bytes()).unwrap();
-        let (encoder, descriptor) = writer.finish().unwrap();
-        encoder.finish().unwrap();
-        entry.finish(descriptor).unwrap();
-        archive.finish().unwrap();
+        let mut zip = crate::zip::tests::zip(&[("D.json", &advisory("D", "x"))]);
         fs::create_dir(folder.path().join("npm")).unwrap();
         fs::write(folder.path().join("npm/all.zip"), &zip).unwrap();
         let database = read().unwrap();

@@ -95,8 +95,8 @@ impl Exceptions {
 
 impl Exception {
     fn fits(&self, finding: &Finding) -> bool {
-        let bare = finding.purl.rsplit_once('@').map_or(finding.purl.as_str(), |(bare, _)| bare);
-        let right = self.purl.as_ref().is_none_or(|purl| *purl == finding.purl || purl == bare);
+        let names = crate::account::names_of(&finding.purl);
+        let right = self.purl.as_ref().is_none_or(|purl| names.contains(&purl.as_str()));
         right && finding.names.contains(&self.id)
     }
 }

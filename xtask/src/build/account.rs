@@ -40,7 +40,7 @@ fn take_step(build: &Build<'_>, at: usize, step: &Step, taking: &mut Taking) -> 
             // What several steps do in one folder is to be seen behind the last of them.
             let later = &build.planned.recipe.steps[at + 1..];
             let again = |other: &Step| matches!(other.action(), Action::Node(_)) && other.dir == step.dir;
-            if later.iter().any(again) { Ok(()) } else { take_npm(build, &dir, taking) }
+            if later.iter().any(again) { Ok(()) } else { take_npm(build, step, &dir, taking) }
         }
         Action::Autotools(_) | Action::Manual => Ok(()),
     }
@@ -78,7 +78,7 @@ fn take_go(build: &Build<'_>, step: &Step, go: &Go, dir: &Path, taking: &mut Tak
     )))
 }
 
-fn take_npm(build: &Build<'_>, root: &Path, taking: &mut Taking) -> anyhow::Result<()> {
+fn take_npm(build: &Build<'_>, step: &Step, root: &Path, taking: &mut Taking) -> anyhow::Result<()> {
     let mut built = Vec::new();
     let mut within = Vec::new();
     for install in &build.planned.recipe.installs {
@@ -90,7 +90,22 @@ fn take_npm(build: &Build<'_>, root: &Path, taking: &mut Taking) -> anyhow::Resu
     }
     let source = build.src.canonicalize().kind(Kind::Stage, || format!("cannot look at {}", build.src.display()))?;
     let root = root.canonicalize().kind(Kind::Stage, || format!("cannot look at {}", root.display()))?;
-    npm::take(taking, &within.join(", "), &npm::Place { root, source, built })
+    let caches = vec![build.session.dirs.cache("yarn")];
+    let place = npm::Place { root, source, built, caches };
+    if npm::take(taking, &within.join(", "), &place)?.is_empty() {
+        return Ok(());
+    }
+    // The pages came from a store, and what Yarn keeps outside of the source never was on this machine.
+    for step in build.planned.recipe.steps.iter().filter(|other| other.dir == step.dir) {
+        if matches!(step.action(), Action::Node(node) if node.install) {
+            build.fetch_dependencies(step)?;
+        }
+    }
+    let lacking = npm::take(taking, &within.join(", "), &place)?;
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(Kind::Fetch.error(format!("npm packages that Yarn has installed are not in its cache: {}", lacking.join(", "))))
 }
 
 fn holds_scripts(folder: &Path) -> bool {

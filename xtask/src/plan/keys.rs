@@ -130,6 +130,9 @@ impl<'a> Keys<'a> {
         parts.add("collector", COLLECTOR);
         parts.add("[[install]]", hash(&format!("{:?}", recipe.installs)));
         parts.add("account", account::VERSION);
+        if recipe.steps.iter().any(|step| matches!(step.action(), Action::Node(_))) {
+            parts.add("account of npm packages", account::npm::VERSION);
+        }
         let folder = self.planner.stack.root.join("recipes").join(&recipe.name);
         if folder.is_dir() {
             parts.add(format!("recipes/{}/", recipe.name), hash_folder(&folder)?);

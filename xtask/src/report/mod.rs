@@ -99,6 +99,7 @@ fn items(facts: &Facts<'_>) -> anyhow::Result<Vec<Item>> {
             item.parts.insert(part.name.to_owned());
             item.package.within.extend(package.within.iter().cloned());
             item.package.evidence = item.package.evidence.min(package.evidence);
+            item.package.patches.extend(package.patches.iter().cloned());
             item.package.texts.extend(package.texts.iter().cloned());
             item.package.texts.sort();
             item.package.texts.dedup();

@@ -48,6 +48,9 @@ struct Clarified {
     reason: String,
 }
 
+/// What several licences are called: which of them is meant is seen in the texts, if there are any.
+const VAGUE: [&str; 2] = ["BSD", "BSD License"];
+
 /// How a licence was found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -168,7 +171,8 @@ impl Policy {
         let nothing = BTreeSet::new();
         let seen_in = |text: &Text| seen.get(&text.sha256).unwrap_or(&nothing);
         let in_texts: BTreeSet<&String> = licences.iter().flat_map(|text| seen_in(text)).collect();
-        if let Some(declared) = package.declared.as_deref().and_then(expression) {
+        let is_told = |declared: &&str| !VAGUE.contains(declared) || in_texts.is_empty();
+        if let Some(declared) = package.declared.as_deref().filter(is_told).and_then(expression) {
             let concluded = self.checked(&declared, How::Declared)?;
             // A choice that is not taken may have a text too.
             let stray = in_texts.iter().find(|one| self.checked(one, How::Seen).is_err() && !declared.contains(one.as_str()));
@@ -199,9 +203,8 @@ impl Policy {
 
     fn clarified_for(&self, package: &Package) -> Option<&Clarified> {
         let purl = package.purl();
-        let bare = purl.rsplit_once('@').map_or(purl.as_str(), |(bare, _)| bare);
         let of = |wanted: &str| self.clarified.iter().find(|one| one.purl == wanted);
-        of(&purl).or_else(|| of(bare))
+        crate::account::names_of(&purl).into_iter().find_map(of)
     }
 }
 
@@ -263,6 +266,8 @@ mod tests {
             evidence: Evidence::LockFile,
             within: BTreeSet::new(),
             replaces: None,
+            origin: None,
+            patches: BTreeSet::new(),
         };
         let seen = seen.unwrap_or_default().iter().map(|word| (*word).to_owned()).collect();
         let concluded = policy.conclude(&package, &BTreeMap::from([("ab".to_owned(), seen)]))?;
@@ -279,6 +284,7 @@ mod tests {
         assert_eq!(good(None, Some(&["MIT", "ISC"])), "ISC AND MIT seen");
         assert_eq!(good(Some("SEE LICENSE IN LICENSE"), Some(&["MIT"])), "MIT seen");
         assert_eq!(good(Some("GPL-2.0-only"), None), "GPL-2.0-only declared");
+        assert_eq!(good(Some("BSD"), Some(&["ISC"])), "ISC seen");
         let bad = |declared, seen: Option<&[&str]>| conclude(&policy, declared, seen).unwrap_err();
         assert!(bad(None, None).contains("brings no text"));
         assert!(bad(None, Some(&[])).contains("like none of them"));

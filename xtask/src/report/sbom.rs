@@ -5,7 +5,7 @@
 //! with `dkumonitor:` (docs/accounts.md).
 
 use super::{Facts, Item, Part};
-use crate::account::{Ecosystem, Evidence};
+use crate::account::{Ecosystem, Evidence, Patch};
 use crate::elf::Version;
 use base64::Engine as _;
 use dkumonitor_interface::manifest::{Component, SourceId};
@@ -160,6 +160,11 @@ fn of_item(item: &Item) -> Value {
     let mut properties = vec![property("evidence", package.evidence.words()), property("licence", item.licence.how.word())];
     properties.extend(package.within.iter().map(|within| property("within", within)));
     properties.extend(package.replaces.iter().map(|replaced| property("replaces", replaced)));
+    properties.extend(package.origin.iter().map(|origin| property("origin", &origin.words())));
+    if !package.patches.is_empty() {
+        properties.extend(package.patches.iter().map(|patch| property("patch", &patch.name)));
+        value["pedigree"] = json!({ "patches": package.patches.iter().map(of_patch).collect::<Vec<_>>() });
+    }
     if let Some(sum) = &package.sum {
         match hash(package.ecosystem, sum) {
             Some(hash) => value["hashes"] = json!([hash]),
@@ -168,6 +173,16 @@ fn of_item(item: &Item) -> Value {
     }
     value["properties"] = json!(properties);
     value
+}
+
+/// What a package manager has changed in a package.
+fn of_patch(patch: &Patch) -> Value {
+    match &patch.text {
+        Some(text) => {
+            json!({ "type": "unofficial", "diff": { "text": { "contentType": "text/x-patch", "content": text } } })
+        }
+        None => json!({ "type": "unofficial" }),
+    }
 }
 
 /// A lock file's hash in CycloneDX's words, where it is one over the package's archive.

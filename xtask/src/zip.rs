@@ -1,0 +1,127 @@
+//! Members of zip archives, read one by one and checked by the sums that the archive has of them.
+//!
+//! Promises: nothing is written anywhere, and no member is read beyond the bound that the caller gives. A name twice, a name that
+//! leads out and a member that is not as the archive says are errors.
+
+use anyhow::Context as _;
+use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive};
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+/// An archive in memory, and where its members are.
+pub struct Zip<'a> {
+    archive: ZipSliceArchive<&'a [u8]>,
+    members: BTreeMap<String, Member>,
+}
+
+/// A member that is no folder.
+#[derive(Clone, Copy)]
+pub struct Member {
+    at: ZipArchiveEntryWayfinder,
+    method: CompressionMethod,
+    is_link: bool,
+}
+
+impl Member {
+    /// Whether it is a symbolic link, whose content is its target.
+    pub fn is_link(&self) -> bool {
+        self.is_link
+    }
+}
+
+impl<'a> Zip<'a> {
+    /// Reads the list of members.
+    ///
+    /// # Errors
+    /// When it is no zip, or its list is none that an honest program writes.
+    pub fn new(bytes: &'a [u8]) -> anyhow::Result<Self> {
+        let archive = ZipArchive::from_slice(bytes)?;
+        let mut members = BTreeMap::new();
+        let mut entries = archive.entries();
+        while let Some(entry) = entries.next_entry()? {
+            let name = String::from_utf8_lossy(entry.file_path().as_ref()).into_owned();
+            anyhow::ensure!(!leads_out(&name), "its member \"{}\" leads out of it", name.escape_debug());
+            if entry.is_dir() {
+                continue;
+            }
+            let member =
+                Member { at: entry.wayfinder(), method: entry.compression_method(), is_link: entry.mode().is_symlink() };
+            anyhow::ensure!(members.insert(name.clone(), member).is_none(), "it holds \"{}\" twice", name.escape_debug());
+        }
+        Ok(Self { archive, members })
+    }
+
+    /// The members, by name.
+    pub fn members(&self) -> &BTreeMap<String, Member> {
+        &self.members
+    }
+
+    /// The content of a member, at most so many bytes of it. The sum is that of the whole, so it is checked where the whole is read.
+    ///
+    /// # Errors
+    /// When it is damaged, or packed in a way that is not known.
+    pub fn read(&self, name: &str, most: u64) -> anyhow::Result<Vec<u8>> {
+        let member = self.members.get(name).with_context(|| format!("it holds no {name}"))?;
+        let mut content = Vec::new();
+        let cannot = || format!("cannot unpack its member {name}");
+        let entry = self.archive.get_entry(member.at).with_context(cannot)?;
+        match member.method {
+            CompressionMethod::STORE => entry.verifying_reader(entry.data()).take(most).read_to_end(&mut content),
+            CompressionMethod::DEFLATE => {
+                let inflate = flate2::bufread::DeflateDecoder::new(entry.data());
+                entry.verifying_reader(inflate).take(most).read_to_end(&mut content)
+            }
+            _ => anyhow::bail!("its member {name} is packed in a way that is not known"),
+        }
+        .with_context(cannot)?;
+        Ok(content)
+    }
+}
+
+fn leads_out(name: &str) -> bool {
+    name.starts_with('/') || name.contains(['\0', '\\']) || name.split('/').any(|part| part == "..")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    /// A zip of these.
+    pub(crate) fn zip(members: &[(&str, &str)]) -> Vec<u8> {
+        let mut zip = Vec::new();
+        let mut archive = rawzip::ZipArchiveWriter::new(&mut zip);
+        for (name, content) in members {
+            let path = rawzip::path::EntryPath::verbatim(name.as_bytes().to_vec());
+            let (mut entry, config) = archive.new_file(path).compression_method(CompressionMethod::DEFLATE).start().unwrap();
+            let mut writer = config.wrap(flate2::write::DeflateEncoder::new(&mut entry, flate2::Compression::default()));
+            writer.write_all(content.as_bytes()).unwrap();
+            let (encoder, descriptor) = writer.finish().unwrap();
+            encoder.finish().unwrap();
+            entry.finish(descriptor).unwrap();
+        }
+        archive.finish().unwrap();
+        zip
+    }
+
+    #[test]
+    fn members_are_what_was_packed_and_hostile_lists_are_refused() {
+        let bytes = zip(&[("a/b.txt", "one"), ("c.txt", "two and three")]);
+        let good = Zip::new(&bytes).unwrap();
+        assert_eq!(good.members().keys().collect::<Vec<_>>(), ["a/b.txt", "c.txt"]);
+        assert_eq!(good.read("a/b.txt", 100).unwrap(), b"one");
+        assert_eq!(good.read("c.txt", 3).unwrap(), b"two");
+        assert!(good.read("d.txt", 3).unwrap_err().to_string().contains("holds no d.txt"));
+        let refused = |members: &[(&str, &str)]| Zip::new(&zip(members)).map(|_| ()).unwrap_err().to_string();
+        assert!(refused(&[("a", "x"), ("a", "y")]).contains("\"a\" twice"));
+        for name in ["../x", "/x", "a/../../x", "a\\x"] {
+            assert!(refused(&[(name, "x")]).contains("leads out"), "{name}");
+        }
+        assert!(Zip::new(b"no zip at all").is_err());
+        let mut damaged = bytes.clone();
+        let at = damaged.windows(3).position(|part| part == b"a/b").unwrap() + "a/b.txt".len() + 1;
+        damaged[at] ^= 0xff;
+        let error = format!("{:#}", Zip::new(&damaged).unwrap().read("a/b.txt", 100).unwrap_err());
+        assert!(error.contains("a/b.txt"), "{error}");
+    }
+}
