@@ -273,6 +273,7 @@ impl Manager {
             (Self::Apt, "collectd") => &["collectd-core"],
             (Self::Apt, "man") => &["man-db", "groff-base"],
             (Self::Apt, "ss") => &["iproute2"],
+            (Self::Apt | Self::Dnf, "pip3") => &["python3-pip"],
             // It brings no font, and a page without any is no page.
             (Self::Apt, "chromium") => &["chromium", "fonts-dejavu-core"],
             (Self::Apt, "chromedriver") => &["chromium-driver"],

@@ -270,7 +270,7 @@ impl Registry<'_> {
             xshell::cmd!(shell, "python3 -m pip download {words...} --dest {path} {what}").quiet().ignore_stdout().run()?;
             Ok(())
         };
-        run().kind(Kind::Fetch, || format!("cannot get the package {what} by pip"))?;
+        run().kind(Kind::Fetch, || format!("cannot get the package {what} by pip (Debian: python3-pip)"))?;
         let wheel = std::fs::read_dir(path)?.flatten().map(|entry| entry.path()).find(|path| path.is_file());
         let wheel = wheel.ok_or_else(|| Kind::Fetch.error(format!("pip brought no {what}")))?;
         if !is_right(&wheel) {

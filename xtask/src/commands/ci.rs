@@ -71,8 +71,8 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         );
         // The launcher's tests make certificates.
         findings.push(preflight::look("openssl", None, &["the tests"], &workshop.host));
-        // The manual's readers, the shells that complete, and what the guide's commands use.
-        let guide = ["mandoc", "man", "zsh", "fish", "carbon-c-relay", "curl", "ss", "python3"];
+        // The manual's readers, the shells that complete, what the guide's commands use, and what fetches zig.
+        let guide = ["mandoc", "man", "zsh", "fish", "carbon-c-relay", "curl", "ss", "python3", "pip3"];
         findings.extend(guide.map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
         // The miniature stack's page is looked at in a browser.
         findings.extend(["chromium", "chromedriver"].map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
