@@ -6,8 +6,7 @@
 //! it (`/etc/hosts`, `/etc/resolv.conf`), and no network but loopback.
 
 use super::drive::{self, Installed, METRIC, Outcome, cannot, did, doing, fault};
-use super::installing::LAID_OUT;
-use super::{Container, Fault, Line, Surroundings, VOLUMES, os};
+use super::{Container, Fault, LAID_OUT, Line, Surroundings, VOLUMES, os};
 use dkumonitor_interface::service::{InstallType, Protocol};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};

@@ -4,20 +4,16 @@
 //! `/opt` is empty and of this trial alone; where else the package puts files, they lie over what is there and are gone with the
 //! trial. What is installed is kept in books of the trial's own, into which only the C library is carried over.
 
-use super::os;
+use super::{LAID_OUT, Package, os};
 use anyhow::{Context as _, ensure};
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, mount, mount_bind};
 use rustix::process::umask;
-use serde::{Deserialize, Serialize};
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// Where a package was laid out, below the trial's folder.
-pub const LAID_OUT: &str = "laid out";
 
 /// What lies over folders of the system that the package puts files into.
 const OVER: &str = "over";
@@ -35,19 +31,6 @@ const BASE: &str = "Package: base-files\nStatus: install ok installed\nMaintaine
 const BASE_FOLDERS: &str =
     "/.\n/opt\n/usr\n/usr/lib\n/usr/share\n/usr/share/doc\n/usr/share/lintian\n/usr/share/lintian/overrides\n";
 
-/// A package that is to be tried.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Package {
-    /// Whether it is Debian's; else Red Hat's.
-    pub deb: bool,
-    /// Its name.
-    pub name: String,
-    /// The file, below the trial's folder.
-    pub file: String,
-    /// Where its bundle is installed, without a slash at its beginning.
-    pub root: String,
-}
-
 /// How it comes to be where it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -61,11 +44,6 @@ impl Package {
     /// The folder of the product: `opt/PRODUCT`.
     fn product(&self) -> &str {
         self.root.rsplit_once('/').map_or(&self.root, |(product, _)| product)
-    }
-
-    /// What installs it.
-    pub fn tool(&self) -> &'static str {
-        if self.deb { "dpkg" } else { "rpm" }
     }
 
     /// Makes room for it in a system, by mounts; the trial's folder is seen at `place`. Gives the way, and why not the better one.

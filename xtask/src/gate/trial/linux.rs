@@ -1,7 +1,7 @@
 //! A process apart, on Linux: by namespaces, as root or as anybody who may have a user namespace of his own.
 
-use super::installing::{Package, Way};
-use super::{Container, Fault, How, Line, Order, Part, STRANGER, Surroundings, drive, image};
+use super::installing::Way;
+use super::{Container, Fault, How, Line, Order, Package, Part, STRANGER, Surroundings, drive, image};
 use anyhow::Context as _;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change};

@@ -15,7 +15,7 @@ mod drive;
 mod http;
 #[cfg(target_os = "linux")]
 mod image;
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "nothing is installed where there are no namespaces"))]
+#[cfg(target_os = "linux")]
 mod installing;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "other.rs")]
@@ -45,6 +45,9 @@ const STRANGER: u32 = 64_123;
 /// Beginning of the name of the folder of a trial: what nobody's own folders are called, and all programs have to bear.
 const PREFIX: &str = "dkumonitor gate é ☃ ";
 
+/// Where a package or an image was laid out, below the trial's folder.
+const LAID_OUT: &str = "laid out";
+
 /// Where a container's volumes are, below the trial's folder.
 const VOLUMES: &str = "volumes";
 
@@ -72,9 +75,29 @@ enum How {
     /// An archive, unpacked already.
     Archive,
     /// A package, laid out and as it is.
-    Package(installing::Package),
+    Package(Package),
     /// An image, laid out.
     Image(Container),
+}
+
+/// A package that is to be tried.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Package {
+    /// Whether it is Debian's; else Red Hat's.
+    deb: bool,
+    /// Its name.
+    name: String,
+    /// The file, below the trial's folder.
+    file: String,
+    /// Where its bundle is installed, without a slash at its beginning.
+    root: String,
+}
+
+impl Package {
+    /// What installs it.
+    fn tool(&self) -> &'static str {
+        if self.deb { "dpkg" } else { "rpm" }
+    }
 }
 
 /// How an image wants to be run.
@@ -224,10 +247,10 @@ impl Trial<'_> {
             unpack::unpack(self.archive, &place.join(&bundle))?;
             return Ok((bundle, How::Archive));
         }
-        let laid = place.join(installing::LAID_OUT);
+        let laid = place.join(LAID_OUT);
         std::fs::create_dir(&laid)?;
         packed::lay_out(self.archive, self.bundle.form, &laid)?;
-        let bundle = format!("{}/{}", installing::LAID_OUT, self.bundle.root);
+        let bundle = format!("{}/{}", LAID_OUT, self.bundle.root);
         let how = match &self.bundle.wrapping {
             Wrapping::Image(image) => {
                 let why = "--root is for archives and packages: an image brings its own";
@@ -238,7 +261,7 @@ impl Trial<'_> {
                 let (deb, root) = (self.bundle.form == Form::Deb, self.bundle.root.clone());
                 let file = format!("package.{}", if deb { "deb" } else { "rpm" });
                 std::fs::copy(self.archive, place.join(&file))?;
-                How::Package(installing::Package { deb, name: package.name.clone(), file, root })
+                How::Package(Package { deb, name: package.name.clone(), file, root })
             }
             Wrapping::None => How::Archive,
         };

@@ -1,7 +1,6 @@
 //! Where there are no namespaces a trial runs like any other program of this user.
 
 use super::{Container, How, Line, Order, Part, Surroundings, drive};
-use std::path::Path;
 
 /// Nobody becomes somebody else here.
 pub fn can_be_stranger() -> bool {
@@ -24,9 +23,4 @@ pub fn part(order: &Order) -> anyhow::Result<Part> {
 pub fn contain(_: &Order, _: &Container) -> anyhow::Result<i32> {
     drive::tell(&Line::Lacks("this system has no namespaces: the image was not run".to_owned()));
     Ok(0)
-}
-
-/// Nothing is laid over a folder here.
-pub fn empty(_: &Path, _: &str) -> anyhow::Result<()> {
-    anyhow::bail!("this system has no mounts of that kind")
 }
