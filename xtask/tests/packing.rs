@@ -286,6 +286,8 @@ fn base(folder: &Path, program: &Path, with_library: bool) -> PathBuf {
     }
     fs::create_dir(root.join("etc")).unwrap();
     fs::write(root.join("etc/passwd"), "root:x:0:0::/:/\nsomebody:x:7:7::/:/\n").unwrap();
+    // What a system says of folders is its own affair.
+    fs::write(root.join("etc/motd"), ministack_place("build").to_str().unwrap()).unwrap();
     let blob = |content: &[u8]| {
         let hash = common::sha256(content);
         fs::write(layout.join("blobs/sha256").join(&hash), content).unwrap();

@@ -128,7 +128,7 @@ impl Bundle {
             }
         }
         findings.extend(self.glibc_floor(policy));
-        findings.extend(found_traces(&self.seen, policy));
+        findings.extend(found_traces(self.seen.iter(), policy));
         findings.extend(self.wrapped(policy));
         findings.sort_by(|a, b| a.path.cmp(&b.path));
         findings
@@ -324,7 +324,7 @@ pub fn odd_kind(kind: &MemberKind) -> Option<&str> {
 }
 
 /// Traces of the machine that built it that a policy does not allow.
-pub fn found_traces(seen: &[Seen], policy: &Policy) -> Vec<Finding> {
+pub fn found_traces<'a>(seen: impl Iterator<Item = &'a Seen>, policy: &Policy) -> Vec<Finding> {
     let mut findings = Vec::new();
     for seen in seen {
         for trace in seen.traces.iter().filter(|trace| !policy.allows(&seen.path, &trace.text)) {
