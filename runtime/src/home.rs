@@ -231,6 +231,8 @@ fn write_by(path: &Path, half: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -248,5 +250,23 @@ mod tests {
         assert_eq!(home_of_link(&data.join("bin/dkm")), Some(data.clone()));
         assert_eq!(home_of_link(&temp.path().join("short")), Some(data));
         assert_eq!(home_of_link(&bundle.join("dkm")), None);
+    }
+
+    #[test]
+    fn what_is_written_has_its_own_mode_and_none_of_what_a_killed_one_left() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("installed.json");
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let half = beside(&path, "~");
+        fs::write(&half, "half of something that is longer").unwrap();
+        fs::set_permissions(&half, fs::Permissions::from_mode(0o666)).unwrap();
+        write_renamed_alone(&path, b"new", 0o600).unwrap();
+        assert_eq!((fs::read(&path).unwrap().as_slice(), mode(&path)), (&b"new"[..], 0o600));
+        assert!(!half.exists());
+        write_renamed(&path, b"newer", 0o640).unwrap();
+        assert_eq!((fs::read(&path).unwrap().as_slice(), mode(&path)), (&b"newer"[..], 0o640));
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
     }
 }

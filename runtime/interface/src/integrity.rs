@@ -141,25 +141,39 @@ pub fn check(root: &Path, key: Option<&PublicKey>) -> Result<Report> {
 /// Everything in a folder but folders, by path; and in words, the folders that others may write to.
 fn scan(root: &Path) -> Result<(BTreeMap<String, FileKind>, Vec<String>)> {
     let (mut out, mut open) = (BTreeMap::new(), Vec::new());
+    walk(root, &mut |path, meta| {
+        let mode = meta.permissions().mode() & 0o7777;
+        if !meta.is_dir() {
+            let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+            out.insert(name, look(path, meta)?);
+        } else if mode & 0o022 != 0 {
+            open.push(format!("{}: mode {mode:04o} lets others change what is in it", path.display()));
+        }
+        Ok(())
+    })?;
+    Ok((out, open))
+}
+
+/// Looks at a folder and everything in it, each folder before what it holds; links in it are not followed.
+///
+/// # Errors
+/// When something cannot be looked at, and whatever `look` says.
+pub fn walk(root: &Path, look: &mut dyn FnMut(&Path, &fs::Metadata) -> Result<()>) -> Result<()> {
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
         let cannot = || format!("cannot look into {}", folder.display());
-        let mode = fs::metadata(&folder).with_context(cannot)?.permissions().mode() & 0o7777;
-        if mode & 0o022 != 0 {
-            open.push(format!("{}: mode {mode:04o} lets others change what is in it", folder.display()));
-        }
+        look(&folder, &fs::metadata(&folder).with_context(cannot)?)?;
         for entry in fs::read_dir(&folder).with_context(cannot)? {
             let path = entry.with_context(cannot)?.path();
             let meta = fs::symlink_metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?;
             if meta.is_dir() {
                 folders.push(path);
-                continue;
+            } else {
+                look(&path, &meta)?;
             }
-            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            out.insert(name, look(&path, &meta)?);
         }
     }
-    Ok((out, open))
+    Ok(())
 }
 
 fn look(path: &Path, meta: &fs::Metadata) -> Result<FileKind> {

@@ -1,8 +1,10 @@
 //! Archives made by the `tar` crate, good and hostile, and what becomes of them.
 
+use super::entry::leads_out;
 use super::*;
-use crate::error::kind_of;
+use crate::error::{Kind, kind_of};
 use proptest::prelude::*;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use tar::{EntryType, Header};
 

@@ -19,7 +19,7 @@ use crate::home::{Home, RECORD, write_renamed};
 use crate::install::build::make_folder;
 use crate::install::record::Record;
 use crate::install::{bundle_root, switch, update};
-use crate::integrity::hex;
+use crate::integrity::{hex, walk};
 use crate::manifest::Manifest;
 use crate::supervise::child;
 
@@ -219,28 +219,20 @@ fn movable(path: &Path) -> Result<()> {
 /// Writes the new path into the configuration where the old one stands. What was as shipped is as shipped afterwards.
 fn relocate(root: &Path, old: &Path, new: &Path, shipped: &mut BTreeMap<String, String>) -> Result<()> {
     let (old, new) = (old.to_string_lossy(), new.to_string_lossy());
-    let mut folders = vec![root.join("conf")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| format!("cannot look into {}", folder.display()))? {
-            let path = entry.with_context(|| format!("cannot look into {}", folder.display()))?.path();
-            let meta = fs::symlink_metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?;
-            if meta.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let is_record = path.ends_with(RECORD);
-            let Some(text) = (meta.is_file() && !is_record).then(|| fs::read_to_string(&path).ok()).flatten() else { continue };
-            let moved = replaced(&text, &old, &new);
-            if moved != text {
-                write_renamed(&path, moved.as_bytes(), meta.mode() & 0o777)?;
-                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy();
-                if let Some(hash) = shipped.get_mut(&*name).filter(|hash| **hash == hex(&Sha256::digest(&text))) {
-                    *hash = hex(&Sha256::digest(&moved));
-                }
-            }
+    walk(&root.join("conf"), &mut |path, meta| {
+        let is_record = path.ends_with(RECORD);
+        let Some(text) = (meta.is_file() && !is_record).then(|| fs::read_to_string(path).ok()).flatten() else { return Ok(()) };
+        let moved = replaced(&text, &old, &new);
+        if moved == text {
+            return Ok(());
         }
-    }
-    Ok(())
+        write_renamed(path, moved.as_bytes(), meta.mode() & 0o777)?;
+        let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy();
+        if let Some(hash) = shipped.get_mut(&*name).filter(|hash| **hash == hex(&Sha256::digest(&text))) {
+            *hash = hex(&Sha256::digest(&moved));
+        }
+        Ok(())
+    })
 }
 
 /// The text with one path in place of another, where that stands as a whole or with something below it.
