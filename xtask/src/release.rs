@@ -194,6 +194,30 @@ pub fn notes<'a>(changelog: &'a str, version: &str) -> Option<&'a str> {
     from.map(|from| changelog[from..].trim())
 }
 
+/// The text with links to files of the repository as their words alone: from a release's page they would lead nowhere.
+fn without_relative_links(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find('[') {
+        let (before, from) = rest.split_at(open);
+        out.push_str(before);
+        let link = from[1..].split_once("](").filter(|(words, _)| !words.contains(['[', ']', '\n']));
+        let link = link.and_then(|(words, after)| Some((words, after.split_once(')')?)));
+        rest = match link {
+            Some((words, (target, after))) if !target.contains("://") && !target.starts_with('#') => {
+                out.push_str(words);
+                after
+            }
+            _ => {
+                out.push('[');
+                &from[1..]
+            }
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
 /// What a release is made of.
 pub struct Release<'a> {
     /// The version.
@@ -314,7 +338,7 @@ impl Release<'_> {
 
     /// The notes.
     fn text(&self) -> String {
-        let mut text = format!("# dkumonitor {}\n\n{}\n", self.version, self.notes);
+        let mut text = format!("# dkumonitor {}\n\n{}\n", self.version, without_relative_links(self.notes));
         if let Some(signer) = self.signer {
             // Writing to a string cannot fail.
             let _ = write!(
@@ -353,6 +377,14 @@ mod tests {
         assert_eq!(notes(CHANGELOG, "0.0.9"), Some("- z"));
         assert_eq!(notes(CHANGELOG, "0.2"), None);
         assert_eq!(notes(CHANGELOG, "2.0.0"), None);
+    }
+
+    #[test]
+    fn notes_lead_nowhere_that_is_not_there() {
+        let plain = |text| without_relative_links(text);
+        assert_eq!(plain("a [docs/x.md](docs/x.md), [y](../y), [z [1](z)"), "a docs/x.md, y, [z 1");
+        let kept = "- [ ] todo [0.1] `a[1](2` [site](https://example.org/a) [here](#there) [";
+        assert_eq!(plain(kept), kept);
     }
 
     #[test]
