@@ -66,7 +66,7 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         findings.push(preflight::look("collectd", None, &["the tests"], &workshop.host));
         // Archives and signatures are read back by those for whom they are made.
         findings.extend(
-            ["xz", "zstd", "minisign", "rpm", "rpmbuild", "skopeo", "umoci", "podman", "crun"]
+            ["xz", "zstd", "minisign", "rpm", "rpmbuild", "skopeo"]
                 .map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)),
         );
         // The launcher's tests make certificates.
@@ -79,6 +79,8 @@ fn require_tools(args: &cli::Ci, stack: PathBuf) -> anyhow::Result<()> {
         // What starts with the machine is read by those who will read it.
         if cfg!(target_os = "linux") {
             findings.push(preflight::look("systemd-analyze", None, &["the tests"], &workshop.host));
+            // Images are run by those for whom they are made.
+            findings.extend(["podman", "crun"].map(|tool| preflight::look(tool, None, &["the tests"], &workshop.host)));
         }
         findings.push(preflight::rust_target(OTHER_TARGET, "the tests"));
         findings

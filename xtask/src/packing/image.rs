@@ -211,13 +211,16 @@ impl Product<'_> {
     fn image_config(&self, ids: &[String], below: Option<&Below>) -> anyhow::Result<Value> {
         let created = jiff::Timestamp::from_second(i64::try_from(self.epoch)?)?.to_string();
         let current = format!("/opt/{}/current", self.name);
-        let ports =
-            [format!("{PORT}/tcp"), format!("{}/tcp", PORT + 1), format!("{}/udp", PORT + 1), format!("{}/tcp", PORT + 2)];
-        let ports: BTreeMap<_, _> = ports.into_iter().map(|port| (port, json!({}))).collect();
+        let none = "an image runs by itself, and no type of installation that does can be made of this bundle; leave fewer components out";
+        let kind = self.kind.ok_or_else(|| Kind::Usage.error(none))?;
+        let listens = [("grafana", 0, "tcp"), ("go-carbon", 1, "tcp"), ("go-carbon", 1, "udp"), ("carbonapi", 2, "tcp")];
+        let ports = listens.iter().filter(|(name, ..)| kind.components().contains(name));
+        let ports = ports.map(|(_, at, protocol)| format!("{}/{protocol}", PORT + at));
+        let ports: BTreeMap<_, _> = ports.map(|port| (port, json!({}))).collect();
         let path = format!("PATH={DATA}/bin:{current}/bin") + &below.map_or_else(String::new, |_| format!(":{SYSTEM_PATH}"));
-        let kind = if self.measures { "all" } else { "server" };
         let port = PORT.to_string();
-        let words = ["--run", "-d", DATA, "-p", &port, "-t", kind];
+        let kind = kind.to_string();
+        let words = ["--run", "-d", DATA, "-p", &port, "-t", &kind];
         let listen = ["--carbon-listen", "--carbonapi-listen"].map(|flag| [flag, EVERY_ADDRESS]).concat();
         let entry: Vec<&str> = words.into_iter().chain(listen).collect();
         let mut labels = BTreeMap::from([

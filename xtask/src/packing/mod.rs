@@ -14,13 +14,14 @@ use crate::error::{Kind, WithKind as _};
 use crate::supply::Supply;
 use anyhow::Context as _;
 use dkumonitor_interface::manifest::{FileKind, Manifest};
+use dkumonitor_interface::service::InstallType;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 /// Raised whenever the same tree gives another package or image, so that what was packed before is packed again.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// How this machine may be used.
 pub struct With<'a> {
@@ -48,8 +49,8 @@ struct Product<'a> {
     dynamic: Vec<String>,
     /// The oldest glibc that they run with.
     glibc: Option<String>,
-    /// Whether it measures the machine that it runs on.
-    measures: bool,
+    /// The type of installation that uses most of it and needs nobody else; none where none has all its components.
+    kind: Option<InstallType>,
     /// The time of everything in it, seconds since 1970.
     epoch: u64,
 }
@@ -87,6 +88,9 @@ impl<'a> Product<'a> {
                 dynamic.push(file.path.clone());
             }
         }
+        let has = |name: &&str| manifest.services.iter().any(|service| service.name == **name);
+        let kinds = [InstallType::All, InstallType::Server, InstallType::BackendAgent, InstallType::Backend];
+        let kind = kinds.into_iter().find(|kind| kind.components().iter().all(has));
         Ok(Self {
             tree,
             name,
@@ -95,7 +99,7 @@ impl<'a> Product<'a> {
             version: manifest.version,
             license: licenses.into_iter().map(group).collect::<Vec<_>>().join(" AND "),
             dynamic,
-            measures: manifest.services.iter().any(|service| service.name == "collectd"),
+            kind,
             epoch,
         })
     }
