@@ -51,9 +51,15 @@ pub fn compare(one: &Path, other: &Path, sides: &Sides) -> anyhow::Result<Compar
         members.iter().map(|found| (found.0.name.clone(), found.clone())).collect()
     };
     let (here, there) = (by_name(&first), by_name(&second));
-    let names: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+    let renamed = renamed(&here, &there);
+    let paired: BTreeSet<&String> = renamed.values().copied().collect();
+    let names: BTreeSet<&String> = here.keys().chain(there.keys()).filter(|name| !paired.contains(name)).collect();
     for name in names {
-        if let Some(how) = difference(here.get(name), there.get(name)) {
+        let how = match renamed.get(name) {
+            Some(other) => Some(format!("is {} in the second: it is named by its content", file_name(other))),
+            None => difference(here.get(name), there.get(name)),
+        };
+        if let Some(how) = how {
             comparison.different.push((name.clone(), how));
         }
     }
@@ -64,8 +70,9 @@ pub fn compare(one: &Path, other: &Path, sides: &Sides) -> anyhow::Result<Compar
     };
     for (at, (name, _)) in comparison.different.iter().take(EXPLAINED).enumerate() {
         // Of the manifest, which has hashes of all others, only where there is none.
-        if is_file(&here, name) && is_file(&there, name) && (at == 0 || !is_manifest(name)) {
-            let why = reason::of(&read::one(one, name)?, &read::one(other, name)?, name, sides, at == 0);
+        let counterpart = renamed.get(name).copied().unwrap_or(name);
+        if is_file(&here, name) && is_file(&there, counterpart) && (at == 0 || !is_manifest(name)) {
+            let why = reason::of(&read::one(one, name)?, &read::one(other, counterpart)?, name, sides, at == 0);
             comparison.why.insert(name.clone(), why);
         }
     }
@@ -83,6 +90,41 @@ pub fn compare(one: &Path, other: &Path, sides: &Sides) -> anyhow::Result<Compar
         }
     }
     Ok(comparison)
+}
+
+/// The files of the first that are in the second under another hash: `runtime.1acd018a.js`, as bundlers of pages name what they make.
+/// Only where there is one of each, so that nothing is taken for what it is not.
+fn renamed<'a>(
+    here: &'a BTreeMap<String, (Member, String)>,
+    there: &'a BTreeMap<String, (Member, String)>,
+) -> BTreeMap<&'a String, &'a String> {
+    let mut found: BTreeMap<String, (Vec<&'a String>, Vec<&'a String>)> = BTreeMap::new();
+    for name in here.keys().filter(|name| !there.contains_key(*name)) {
+        found.entry(without_hash(name)).or_default().0.push(name);
+    }
+    for name in there.keys().filter(|name| !here.contains_key(*name)) {
+        found.entry(without_hash(name)).or_default().1.push(name);
+    }
+    let pairs = found.into_values().filter_map(|(ones, others)| match (&ones[..], &others[..]) {
+        ([one], [other]) => Some((*one, *other)),
+        _ => None,
+    });
+    pairs.collect()
+}
+
+/// A path whose last part has `*` for every word of eight or more hexadecimal digits.
+fn without_hash(path: &str) -> String {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let is_hash = |word: &str| word.len() >= 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words = name.split_inclusive(|c: char| !c.is_ascii_alphanumeric()).map(|word| {
+        let bare = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        if is_hash(bare) { format!("*{}", &word[bare.len()..]) } else { word.to_owned() }
+    });
+    format!("{folder}/{}", words.collect::<String>())
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// How a member differs from the one of the same name, without a look at its content.
@@ -155,6 +197,23 @@ mod tests {
         let found = compared(&same, &other);
         assert_eq!(found.different, [("x/a".to_owned(), "content; mode, 0644 and 0755".to_owned())]);
         assert_eq!(found.why["x/a"], ["line 1: \"one\" and \"two\""]);
+    }
+
+    #[test]
+    fn a_file_that_is_named_by_its_content_is_compared_with_its_counterpart() {
+        let one =
+            [("x/app.0123456789abcdef.js", "id 1", 0o644), ("x/b.11111111.js", "1", 0o644), ("x/b.22222222.js", "2", 0o644)];
+        let other =
+            [("x/app.fedcba9876543210.js", "id 2", 0o644), ("x/b.33333333.js", "3", 0o644), ("x/b.2222.js", "2", 0o644)];
+        let found = compared(&one, &other);
+        assert_eq!(
+            found.different[0],
+            (one[0].0.to_owned(), "is app.fedcba9876543210.js in the second: it is named by its content".to_owned())
+        );
+        assert_eq!(found.why[one[0].0], ["line 1: \"id 1\" and \"id 2\""]);
+        // Of two with one there is no telling which it was.
+        let alone: Vec<_> = found.different[1..].iter().map(|(_, how)| how.as_str()).collect();
+        assert_eq!(alone, ["is in the first only", "is in the second only", "is in the first only", "is in the second only"]);
     }
 
     #[test]
