@@ -14,7 +14,7 @@ const SHORTEST_RANDOM: usize = 8;
 
 /// What the difference looks like, if anything.
 pub fn of(one: &str, other: &str, sides: &Sides) -> Option<String> {
-    numbers(one, other, sides).or_else(|| order(one, other)).or_else(|| random(one, other))
+    numbers(one, other, sides).or_else(|| modules(one, other)).or_else(|| order(one, other)).or_else(|| random(one, other))
 }
 
 /// The same lines, or the same words, in another order.
@@ -60,6 +60,26 @@ fn numbers(one: &str, other: &str, sides: &Sides) -> Option<String> {
     (unit == other_unit).then(|| format!("these are times: {} and {}", time(a), time(b)))
 }
 
+/// The numbers that webpack gives to modules, by the paths that they are asked for by.
+fn modules(one: &str, other: &str) -> Option<String> {
+    // What all pieces of such pages begin with.
+    let is_piece = |text: &str| text.contains("webpackChunk") || text.contains("__webpack_require__");
+    if !is_piece(one) || !is_piece(other) {
+        return None;
+    }
+    let at = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let begin = one[..one.floor_char_boundary(at)].trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let is_number = |text: &str| {
+        let rest = text.get(begin..).unwrap_or_default();
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        digits > 0 && rest[digits..].starts_with([':', ')', ','])
+    };
+    (is_number(one) && is_number(other)).then(|| {
+        "these are webpack's numbers of modules: a path by which one is asked for, or the query of a loader in it, holds a folder of the build"
+            .to_owned()
+    })
+}
+
 /// Words of as many hexadecimal digits that have nothing in common.
 fn random(one: &str, other: &str) -> Option<String> {
     let words = |text: &str| -> Vec<String> {
@@ -93,6 +113,10 @@ mod tests {
         assert!(hint("a\nb\n", "b\na\n").contains("the same lines in another order"));
         let uuids = ["id 3f2504e0-4f89-11d3-9a0c-0305e82c3301", "id 8b7d21a4-90ce-4c2f-b1f7-77aa10d94e5b"];
         assert!(hint(uuids[0], uuids[1]).contains("random"));
+        let piece =
+            |number: u32| format!("(self.webpackChunkx=self.webpackChunkx||[]).push([[4],{{{number}:n=>{{n.exports=1}}}}])");
+        assert!(hint(&piece(54_124), &piece(54_807)).contains("webpack's numbers of modules"));
+        assert_eq!(hint(&piece(4), &piece(4).replace("=1", "=2")), "");
         for (one, other) in [("id 17", "id 18"), ("a", "b"), ("deadbeef", "deadbeee"), ("feedback", "yearbook"), ("a b", "a c")]
         {
             assert_eq!(hint(one, other), "", "{one} and {other}");
