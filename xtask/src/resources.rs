@@ -51,3 +51,14 @@ impl Cost {
         Self { wall: self.wall + other.wall, cpu: self.cpu + other.cpu, peak: self.peak.max(other.peak) }
     }
 }
+
+/// Gives memory that was freed back to the system: glibc keeps most of what was had in small pieces, so that work in which thousands of
+/// those come and go would count for all that comes after it.
+pub fn give_memory_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "no crate that is here has a safe form of it; it touches free memory alone")]
+    // SAFETY: malloc_trim has no preconditions and may be called from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -21,6 +21,7 @@ use crate::parallel;
 use crate::plan::{Component, Todo};
 use crate::progress::{self, Ui};
 use crate::report::{self, Papers, policy::Policy};
+use crate::resources::give_memory_back;
 use crate::sign::Signer;
 use crate::stack::{Material, Stack};
 use crate::store::{Content, Record, Store};
@@ -316,7 +317,10 @@ impl Bundle<'_> {
     /// [`Kind::Stage`] when two components bring the same path, or the disk does not play along.
     pub fn stage(&self, pieces: &[Piece<'_>], ui: &Ui) -> anyhow::Result<()> {
         let step = ui.step("bundle", "stage");
-        step.close(self.make_tree(pieces), |(files, size)| format!("{files} files, {}", progress::bytes(*size))).map(drop)
+        let made = self.make_tree(pieces);
+        // Texts and lists of everything that is in the bundle were in memory for it; what comes next needs its own.
+        give_memory_back();
+        step.close(made, |(files, size)| format!("{files} files, {}", progress::bytes(*size))).map(drop)
     }
 
     /// Makes the tree; gives how many files it has, and their bytes.
