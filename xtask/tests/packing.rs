@@ -83,6 +83,16 @@ struct Ways {
     data: PathBuf,
 }
 
+/// However a test ends, it leaves neither a monitor nor packages: of what is gone already nothing is left to do.
+impl Drop for Ways {
+    fn drop(&mut self) {
+        let _ = Command::new(self.data.join("bin/dkm")).env("DKM_ALLOW_ROOT", "1").arg("shutdown").output();
+        for words in &self.remove {
+            let _ = Command::new(self.tool).args(words).output();
+        }
+    }
+}
+
 /// The packages of the next version: the same files, of which the manifest says so, with the same scripts, packed by others' tools.
 fn next(deb: &Path, folder: &Path) -> (PathBuf, PathBuf) {
     let parts = folder.join("parts");
