@@ -5,6 +5,7 @@ use crate::fingerprint;
 use sha2::{Digest as _, Sha256};
 use std::ffi::OsString;
 use std::fs::{DirBuilder, create_dir_all};
+use std::io::Write as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -72,8 +73,14 @@ impl Dirs {
         if is_ours_alone(plain) {
             remove_abandoned(plain.parent().unwrap_or(Path::new("/")));
             let note = plain.join(STANDS_FOR);
-            return std::fs::write(&note, self.build.as_os_str().as_bytes())
-                .kind(Kind::Stage, || format!("cannot write {}", note.display()));
+            // Beside and renamed: whoever reads half of it takes the folder for one that stands for nothing.
+            let write = || -> std::io::Result<()> {
+                let mut draft = tempfile::NamedTempFile::new_in(plain)?;
+                draft.write_all(self.build.as_os_str().as_bytes())?;
+                draft.persist(&note)?;
+                Ok(())
+            };
+            return write().kind(Kind::Stage, || format!("cannot write {}", note.display()));
         }
         Err(Kind::Stage.error(format!(
             "{} stands in for the build folder, whose path holds characters that make cannot bear, but it is not yours \
@@ -213,6 +220,10 @@ fn remove_abandoned(temporary: &Path) {
             continue;
         }
         let Ok(build) = std::fs::read(path.join(STANDS_FOR)) else { continue };
+        // That which says nothing is not known to be abandoned.
+        if build.is_empty() {
+            continue;
+        }
         let gone = Path::new(&OsString::from_vec(build)).symlink_metadata();
         if gone.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
             // What cannot be removed now is tried again by the next run.
@@ -285,10 +296,13 @@ mod tests {
         };
         let ((_, gone), (kept, there)) = (stand_in("one"), stand_in("two"));
         std::fs::remove_dir_all(folder.path().join("one")).unwrap();
+        let (silent, unknown) = stand_in("silent");
+        std::fs::write(unknown.join(STANDS_FOR), "").unwrap();
         let (next, _) = stand_in("three");
         assert!(!gone.exists(), "what a killed run has left stays");
+        assert!(unknown.exists(), "what says nothing of what it stands for was removed");
         assert!(there.join("wip/x").exists(), "what belongs to a folder that is there was removed");
-        for dirs in [kept, next] {
+        for dirs in [kept, silent, next] {
             remove_all(&dirs.work("x")).unwrap();
             dirs.remove_stand_in();
         }
