@@ -258,6 +258,32 @@ impl Queue {
     }
 }
 
+/// A reader that hashes what is read through it.
+pub struct Hashed<R> {
+    inner: R,
+    hash: Sha256,
+}
+
+impl<R> Hashed<R> {
+    /// One through which nothing was read yet.
+    pub fn new(inner: R) -> Self {
+        Self { inner, hash: Sha256::new() }
+    }
+
+    /// The SHA-256 of all that was read, hexadecimal.
+    pub fn finish(self) -> String {
+        hex(&self.hash.finalize())
+    }
+}
+
+impl<R: io::Read> io::Read for Hashed<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(into)?;
+        self.hash.update(&into[..count]);
+        Ok(count)
+    }
+}
+
 /// The SHA-256 of a file, hexadecimal.
 ///
 /// # Errors

@@ -85,25 +85,34 @@ pub fn close() -> anyhow::Result<()> {
 }
 
 #[cfg(target_os = "linux")]
-pub use os::raise_loopback;
+pub use os::{enter_namespaces, raise_loopback};
 
 #[cfg(target_os = "linux")]
 mod os {
     use rustix::process::{getegid, geteuid};
     use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-    /// Moves this process, which must have one thread only, into namespaces without network.
-    pub fn close_network() -> anyhow::Result<()> {
+    /// Moves this process, which must have one thread only, into new namespaces. Where one of users is among them, this user and group
+    /// have the numbers `inside` in it, and nobody else is there.
+    pub fn enter_namespaces(kinds: UnshareFlags, inside: (u32, u32)) -> std::io::Result<()> {
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         // SAFETY: the call is unsafe for CLONE_FILES, which would part this thread's descriptors from the others'.
-        #[expect(unsafe_code, reason = "rustix has no safe form of it; the flags given here are harmless")]
+        #[expect(unsafe_code, reason = "rustix has no safe form of it; no kind of namespace is harmful")]
         unsafe {
-            unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
+            unshare_unsafe(kinds)?;
         }
+        if kinds.contains(UnshareFlags::NEWUSER) {
+            std::fs::write("/proc/self/setgroups", "deny")?;
+            std::fs::write("/proc/self/uid_map", format!("{} {user} 1", inside.0))?;
+            std::fs::write("/proc/self/gid_map", format!("{} {group} 1", inside.1))?;
+        }
+        Ok(())
+    }
+
+    /// Moves this process, which must have one thread only, into namespaces without network.
+    pub fn close_network() -> anyhow::Result<()> {
         // Everybody stays who he is: programs that behave differently as root do so inside as outside.
-        std::fs::write("/proc/self/setgroups", "deny")?;
-        std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-        std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+        enter_namespaces(UnshareFlags::NEWUSER | UnshareFlags::NEWNET, (geteuid().as_raw(), getegid().as_raw()))?;
         // Were the run killed, its command should not go on for nobody. (Namespaces first: entering them resets it.)
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         // Test servers and build daemons talk to themselves over loopback, which is down in a new namespace.

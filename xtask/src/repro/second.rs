@@ -261,20 +261,11 @@ pub fn enter(words: &[OsString]) -> anyhow::Result<()> {
 #[cfg(target_os = "linux")]
 mod os {
     use super::{HOST, USER};
-    use rustix::process::{getegid, geteuid};
-    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    use rustix::thread::UnshareFlags;
 
     /// To everything that asks, this user has another number, and the machine another name; files are still his own.
     pub fn become_somebody_else() -> anyhow::Result<()> {
-        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-        // SAFETY: the call is unsafe for CLONE_FILES, which would part this thread's descriptors from the others'.
-        #[expect(unsafe_code, reason = "rustix has no safe form of it; the flags given here are harmless")]
-        unsafe {
-            unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWUTS)?;
-        }
-        std::fs::write("/proc/self/setgroups", "deny")?;
-        std::fs::write("/proc/self/uid_map", format!("{USER} {user} 1"))?;
-        std::fs::write("/proc/self/gid_map", format!("{USER} {group} 1"))?;
+        crate::sandbox::enter_namespaces(UnshareFlags::NEWUSER | UnshareFlags::NEWUTS, (USER, USER))?;
         rustix::system::sethostname(HOST.as_bytes())?;
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
         Ok(())

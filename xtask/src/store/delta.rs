@@ -9,10 +9,9 @@ use super::scan::{Kind as What, Reader, Seen, order, write};
 use super::{Content, Damaged, ObjectRef, Record, Store};
 use crate::dirs;
 use crate::error::{Kind, WithKind as _};
-use crate::fingerprint;
+use crate::fingerprint::{self, Hashed};
 use anyhow::Context as _;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
-use sha2::{Digest as _, Sha256};
 use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -158,7 +157,7 @@ pub fn apply(store: &Store, record: &Record, root: &Path) -> anyhow::Result<()> 
     let Content::Delta { pack, .. } = &record.content else { anyhow::bail!("it is no step's result") };
     let path = store.object(&pack.sha256);
     let file = File::open(&path).map_err(|error| Damaged(format!("{} cannot be read: {error}", path.display())))?;
-    let mut reader = Hashed { inner: BufReader::with_capacity(256 * 1024, file), hash: Sha256::new() };
+    let mut reader = Hashed::new(BufReader::with_capacity(256 * 1024, file));
     let mut layer = Layer { root, folders: Vec::new(), open: None };
     let mut archive = tar::Archive::new(&mut reader);
     let laid = archive.entries().map_err(anyhow::Error::from).and_then(|mut entries| {
@@ -167,24 +166,10 @@ pub fn apply(store: &Store, record: &Record, root: &Path) -> anyhow::Result<()> 
     });
     // What follows the end mark belongs to the object too.
     let read = io::copy(&mut reader, &mut io::sink());
-    if read.is_ok() && fingerprint::hex(&reader.hash.finalize()) == pack.sha256 {
+    if read.is_ok() && reader.finish() == pack.sha256 {
         return laid.with_context(|| format!("cannot lay out {}", path.display()));
     }
     Err(Damaged(format!("{} has other content than its name says", path.display())).into())
-}
-
-/// A reader that hashes what is read.
-struct Hashed<R> {
-    inner: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(into)?;
-        self.hash.update(&into[..count]);
-        Ok(count)
-    }
 }
 
 /// Lays entries out.

@@ -3,11 +3,10 @@
 use super::lay::{OPAQUE, WHITEOUT};
 use super::{plain, section};
 use crate::archive::read::{Member, Take, tar_members};
-use crate::fingerprint::hex;
+use crate::fingerprint::Hashed;
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -178,9 +177,9 @@ pub fn read(path: &Path, take: &mut Take<'_>) -> anyhow::Result<Image> {
     };
     for (at, ((name, one), id)) in blobs.iter().zip(&parsed.layers).zip(&about.rootfs.diff_ids).enumerate() {
         let (from, size) = layout.places[name];
-        let mut hashed = Hashed { inner: plain(section(path, from, size)?)?, hash: Sha256::new() };
+        let mut hashed = Hashed::new(plain(section(path, from, size)?)?);
         tar_members(&mut hashed, at << LAYER, take).with_context(|| format!("its layer {}", at + 1))?;
-        let found = format!("sha256:{}", hex(&hashed.hash.finalize()));
+        let found = format!("sha256:{}", hashed.finish());
         ensure!(found == *id, "its layer {} holds something else than its configuration says", at + 1);
         let (kind, digest, plain) = (one.kind.clone(), one.digest.clone(), id.clone());
         image.layers.push(Layer { kind, digest, plain, place: (from, size) });
@@ -220,9 +219,9 @@ impl<'a> Layout<'a> {
         let Some(sha256) = digest.strip_prefix("sha256:") else { bail!("{digest} is no hash that is known here") };
         let name = format!("blobs/sha256/{sha256}");
         let (from, size) = *self.places.get(&name).with_context(|| format!("it has no {name}"))?;
-        let mut hashed = Hashed { inner: section(self.path, from, size)?, hash: Sha256::new() };
+        let mut hashed = Hashed::new(section(self.path, from, size)?);
         io::copy(&mut hashed, &mut io::sink())?;
-        ensure!(hex(&hashed.hash.finalize()) == sha256, "{name} is not what its name says");
+        ensure!(hashed.finish() == sha256, "{name} is not what its name says");
         Ok(name)
     }
 
@@ -242,20 +241,6 @@ impl<'a> Layout<'a> {
         let known = [MARK, "index.json", "manifest.json", "repositories", "blobs", "blobs/sha256", ""];
         let strays = self.places.keys().filter(|name| !known.contains(&name.as_str()) && !used.contains(*name));
         strays.map(|name| format!("{name} lies in it and belongs to nothing")).collect()
-    }
-}
-
-/// Hashes what is read through it.
-struct Hashed<R> {
-    inner: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(into)?;
-        self.hash.update(&into[..count]);
-        Ok(count)
     }
 }
 

@@ -7,12 +7,13 @@
 
 use super::drive::{self, Installed, METRIC, Outcome, cannot, did, doing, fault};
 use super::{Container, Fault, LAID_OUT, Line, Surroundings, VOLUMES, os};
+use crate::sandbox::enter_namespaces;
 use dkumonitor_interface::service::{InstallType, Protocol};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_bind, unmount};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -139,11 +140,7 @@ impl Engine<'_> {
     fn start(&self, own: &OwnedFd) -> Outcome<Running> {
         let part = || -> io::Result<()> {
             move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-            // SAFETY: the call is unsafe for CLONE_FILES, which is not asked for.
-            #[expect(unsafe_code, reason = "rustix has no safe form of it; the flag given here is harmless")]
-            unsafe {
-                Ok(unshare_unsafe(UnshareFlags::NEWPID)?)
-            }
+            enter_namespaces(UnshareFlags::NEWPID, (0, 0))
         };
         cannot(part(), "make a process namespace")?;
         let proc = self.root.join("proc");
@@ -170,7 +167,7 @@ impl Engine<'_> {
             rustix::process::chroot(&root)?;
             rustix::process::chdir(&folder)?;
             if was_root {
-                become_user(user, group)?;
+                os::become_user(user, group)?;
             }
             rustix::thread::set_no_new_privs(true)?;
             set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -287,15 +284,6 @@ impl Engine<'_> {
 
 fn answers(address: Ipv4Addr, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::from((address, port)), Duration::from_secs(5)).is_ok()
-}
-
-fn become_user(user: u32, group: u32) -> io::Result<()> {
-    // SAFETY: all three take numbers, and a list of none.
-    #[expect(unsafe_code, reason = "rustix changes the identity of a thread only")]
-    let outcome = unsafe {
-        [libc::setgroups(0, std::ptr::null()), libc::setresgid(group, group, group), libc::setresuid(user, user, user)]
-    };
-    if outcome == [0; 3] { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A signal by its name or its number.

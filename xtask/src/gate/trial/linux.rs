@@ -2,11 +2,12 @@
 
 use super::installing::Way;
 use super::{Container, Fault, How, Line, Order, Package, Part, STRANGER, Surroundings, drive, image};
+use crate::sandbox::enter_namespaces;
 use anyhow::Context as _;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change};
-use rustix::process::{DumpableBehavior, Signal, getegid, geteuid, set_dumpable_behavior, set_parent_process_death_signal};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::process::{DumpableBehavior, Signal, geteuid, set_dumpable_behavior, set_parent_process_death_signal};
+use rustix::thread::UnshareFlags;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -50,18 +51,8 @@ impl Spaces {
     }
 
     /// The same; where that takes a user namespace, this user is that one in it.
-    fn enter_as(self, (inside, inside_group): (u32, u32)) -> anyhow::Result<()> {
-        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-        // SAFETY: the call is unsafe for CLONE_FILES, which would part this thread's descriptors from the others'.
-        #[expect(unsafe_code, reason = "rustix has no safe form of it; the flags given here are harmless")]
-        unsafe {
-            unshare_unsafe(self.flags())?;
-        }
-        if self.own_users {
-            std::fs::write("/proc/self/setgroups", "deny")?;
-            std::fs::write("/proc/self/uid_map", format!("{inside} {user} 1"))?;
-            std::fs::write("/proc/self/gid_map", format!("{inside_group} {group} 1"))?;
-        }
+    fn enter_as(self, inside: (u32, u32)) -> anyhow::Result<()> {
+        enter_namespaces(self.flags(), inside)?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("/ cannot be made private")?;
         Ok(())
     }
@@ -216,16 +207,20 @@ pub fn can_be_stranger() -> bool {
     geteuid().is_root() && knows("/proc/self/uid_map") && knows("/proc/self/gid_map")
 }
 
+/// Gives this process, of root, another user and group, and no groups beside.
+pub(super) fn become_user(user: u32, group: u32) -> io::Result<()> {
+    // SAFETY: all three take numbers, and a list of none.
+    #[expect(unsafe_code, reason = "the standard library and rustix change the identity of a thread only")]
+    let outcome = unsafe {
+        [libc::setgroups(0, std::ptr::null()), libc::setresgid(group, group, group), libc::setresuid(user, user, user)]
+    };
+    if outcome == [0; 3] { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Whoever this process is, it is somebody without rights from here on.
 fn become_stranger(was_root: bool) -> anyhow::Result<()> {
     if was_root {
-        // SAFETY: all three take numbers, and a list of none.
-        #[expect(unsafe_code, reason = "the standard library and rustix change the identity of a thread only")]
-        let outcome = unsafe {
-            let (user, group) = (STRANGER, STRANGER);
-            [libc::setgroups(0, std::ptr::null()), libc::setresgid(group, group, group), libc::setresuid(user, user, user)]
-        };
-        anyhow::ensure!(outcome == [0; 3], "cannot become another user: {}", io::Error::last_os_error());
+        become_user(STRANGER, STRANGER).context("cannot become another user")?;
     }
     // A process that changed its user is a secret to itself, in /proc.
     set_dumpable_behavior(DumpableBehavior::Dumpable)?;
