@@ -106,7 +106,7 @@ impl<'a> Engine<'a> {
         for error in &damaged {
             self.session.ui.line(&format!("  ! {error:#}; it is made again"));
         }
-        conclude(failures)?;
+        error::conclude(failures)?;
         Ok(if damaged.is_empty() { Ended::Well } else { Ended::Damaged })
     }
 
@@ -281,17 +281,4 @@ pub fn pieces<'p>(plan: &'p Plan<'_>, results: &BTreeMap<String, Record>) -> any
         .map(piece)
         .collect::<Option<_>>()
         .ok_or_else(|| Kind::Stage.error("a component was not built, and nobody said why"))
-}
-
-/// One failure is returned as it is; of several all are shown, and the first gives the kind.
-fn conclude(mut failures: Vec<anyhow::Error>) -> anyhow::Result<()> {
-    match failures.len() {
-        0 => Ok(()),
-        1 => Err(failures.remove(0)),
-        count => {
-            let kind = error::kind_of(&failures[0]);
-            let texts: Vec<_> = failures.iter().map(|error| format!("{error:#}")).collect();
-            Err(kind.error(format!("{count} components failed:\n{}", texts.join("\n"))))
-        }
-    }
 }

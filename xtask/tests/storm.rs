@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Outcome, Place, noise, sha256, tar_gz, wait_for};
+use common::{Kills, Outcome, Place, noise, pseudo_random, sha256, tar_gz, wait_for};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -16,15 +16,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Numbers that look random and are the same in every run.
-fn pseudo_random(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state >> 33
-    }
-}
 
 fn kill(mut run: Child) -> bool {
     let _ = run.kill();
@@ -135,9 +126,12 @@ fn killed_while_archives_are_written_what_stands_there_is_whole_and_the_next_run
     let whole = started.elapsed();
     let undisturbed = targets.each_ref().map(|path| fs::read(path).unwrap());
     let sums = |path: &PathBuf| PathBuf::from(format!("{}.sha256", path.display()));
-    let mut random = pseudo_random(5);
-    let mut killed = 0;
-    for round in 0..9 {
+    let mut kills = Kills::within(whole, 5);
+    for round in 0.. {
+        if round >= 9 && kills.killed >= 3 {
+            break;
+        }
+        assert!(round < 60, "only {} of {round} runs were killed", kills.killed);
         // The cache helps in some rounds, and in some is itself what a kill left.
         match round % 3 {
             0 => drop(fs::remove_dir_all(place.path("build/cache/archive"))),
@@ -145,12 +139,7 @@ fn killed_while_archives_are_written_what_stands_there_is_whole_and_the_next_run
             _ => {}
         }
         drop(fs::remove_dir_all(place.path("dist")));
-        let run = package().stderr(Stdio::null()).spawn().unwrap();
-        let instant = Instant::now() + whole.mul_f64((random() % 1000) as f64 / 1000.0);
-        while Instant::now() < instant {
-            std::thread::yield_now();
-        }
-        killed += usize::from(kill(run));
+        kills.kill(package().stderr(Stdio::null()).spawn().unwrap());
         for (path, bytes) in targets.iter().zip(&undisturbed) {
             assert!(!path.exists() || fs::read(path).unwrap() == *bytes, "{} is not whole", path.display());
             let said = fs::read_to_string(sums(path)).unwrap_or_default();
@@ -158,7 +147,6 @@ fn killed_while_archives_are_written_what_stands_there_is_whole_and_the_next_run
             assert!(!sums(path).exists() || (path.exists() && !said.is_empty()), "a checksum without its archive");
         }
     }
-    assert!(killed >= 3, "only {killed} runs were killed");
     Outcome::of(&package().output().unwrap()).good();
     for (path, bytes) in targets.iter().zip(&undisturbed) {
         assert!(fs::read(path).unwrap() == *bytes);

@@ -311,6 +311,54 @@ pub fn noise(count: usize) -> String {
     std::iter::repeat_with(next).take(count).collect()
 }
 
+/// Numbers that look random and are the same in every run.
+pub fn pseudo_random(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    }
+}
+
+/// Kills runs at any instant, and sees to it that enough of them are really killed however fast the machine is just now: the
+/// span within which it does so shrinks with each run that ended before, and grows with each that was killed.
+pub struct Kills {
+    random: Box<dyn FnMut() -> u64>,
+    span: Duration,
+    /// How many runs were killed.
+    pub killed: usize,
+    /// How many runs had ended before.
+    pub ended: usize,
+}
+
+impl Kills {
+    /// None yet; a run takes about `span`.
+    pub fn within(span: Duration, seed: u64) -> Self {
+        Self { random: Box::new(pseudo_random(seed)), span, killed: 0, ended: 0 }
+    }
+
+    /// A number that looks random and is the same in every run.
+    pub fn number(&mut self) -> u64 {
+        (self.random)()
+    }
+
+    /// Kills a run, unless it ends before.
+    pub fn kill(&mut self, mut run: std::process::Child) {
+        let instant = Instant::now() + self.span.mul_f64((self.number() % 1000) as f64 / 1000.0);
+        while Instant::now() < instant && run.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = run.kill();
+        if run.wait().unwrap().success() {
+            self.ended += 1;
+            self.span = self.span.mul_f64(0.7);
+        } else {
+            self.killed += 1;
+            self.span = self.span.mul_f64(1.2);
+        }
+    }
+}
+
 /// A file system of 1 MB, mounted for as long as this lives. Only root can have one.
 pub struct Tmpfs(pub PathBuf);
 

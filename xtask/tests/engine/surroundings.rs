@@ -1,0 +1,103 @@
+//! What a step has around it: its folder, its network, a shell in its place, daemons that it leaves.
+
+use crate::common::Outcome;
+use crate::stepped::Stepped;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+#[test]
+fn a_machine_without_a_way_out_is_told_before_more_is_begun() {
+    let stepped = Stepped::new();
+    let lock = fs::read_to_string(stepped.place.path("stack/vendor.lock")).unwrap();
+    let pin = format!("urls = [\"https://127.0.0.1:1/other.tar.gz\"]\nsha256 = \"{}\"\nsize = 1", "0".repeat(64));
+    stepped.place.write("stack/vendor.lock", lock.replace("path = \"other\"", &pin));
+    let makefile = fs::read_to_string(stepped.place.path("stack/thing/Makefile")).unwrap();
+    stepped.place.write("stack/thing/Makefile", makefile.replace("\tcp one.in $@", "\tsleep 3\n\tcp one.in $@"));
+    let text = stepped.package(&[]).bad(4, &["cannot reach any address of other 1", "ways out:"]);
+    // The first step may run already; no other one is begun.
+    assert!(!stepped.counted().contains(&"two".to_owned()), "{text}");
+}
+
+#[test]
+fn a_shell_is_where_the_step_runs_with_what_it_has_and_without_network() {
+    let stepped = Stepped::new();
+    let look = "pwd; cat out/one; ls; echo \"$WORD/$HOME/$LC_ALL\"; ls /sys/class/net | wc -l";
+    // Nothing was built yet: what comes before the step is made.
+    let text = stepped.place.xtask(&["shell", "thing", "--step", "two", "--", "sh", "-c", look]).good();
+    let build = fs::canonicalize(stepped.place.path("build")).unwrap();
+    assert!(text.contains("the source") && text.contains("passing") && text.contains("a word/"), "{text}");
+    assert!(text.contains("/home/C") && !text.contains(build.to_str().unwrap()), "{text}");
+    assert_eq!(stepped.counted(), ["one"]);
+    stepped.place.xtask(&["shell", "thing", "--step", "four"]).bad(2, &["four", "one, two, three"]);
+    stepped.place.xtask(&["shell", "thing", "--step", "one", "--", "sh", "-c", "exit 7"]).bad(7, &[]);
+    // A step that fails leaves its folder, and says how to get there.
+    stepped.recipe(|text| text.replace("\"out/two\"", "\"out/two\", \"no-such-target\""));
+    let text = stepped.package(&[]).bad(7, &["a shell:     cargo xtask shell thing --step two --stack"]);
+    assert!(text.contains("--build-dir"), "{text}");
+    stepped.counted();
+    let text = stepped.place.xtask(&["shell", "thing", "--", "cat", "out/two"]).good();
+    assert!(text.contains("a word") && text.contains("as step two has left it"), "{text}");
+    assert_eq!(stepped.counted(), [""; 0]);
+}
+
+/// Not by what tools say, who have switches of their own, but by the namespace that the kernel names.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_step_and_its_shell_are_in_a_network_of_their_own() {
+    let probe = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["without-network", "--", "true"]).status();
+    if !probe.unwrap().success() {
+        eprintln!("no namespaces are to be had here");
+        return;
+    }
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    let stepped = Stepped::new();
+    let noted = stepped.place.path("noted");
+    let makefile = fs::read_to_string(stepped.place.path("stack/thing/Makefile")).unwrap();
+    let note = format!("\treadlink /proc/self/ns/net > '{}'\n\tcp one.in $@", noted.display());
+    stepped.place.write("stack/thing/Makefile", makefile.replace("\tcp one.in $@", &note));
+    stepped.package(&[]).good();
+    let of_step = fs::read_to_string(noted).unwrap();
+    let of_shell = stepped.place.xtask(&["shell", "thing", "--step", "two", "--", "readlink", "/proc/self/ns/net"]).good();
+    for text in [&of_step, &of_shell] {
+        assert!(text.contains("net:["), "{text}");
+        assert!(!text.contains(own.to_str().unwrap()), "it is in the network of everybody: {text}");
+    }
+}
+
+#[test]
+fn a_daemon_that_a_package_starts_does_not_hold_the_build_folder() {
+    let stepped = Stepped::new();
+    let place = &stepped.place;
+    // A package manager that brings what makes `configure`, and a daemon; it is asked when the source is unpacked.
+    fs::remove_file(place.path("stack/thing/configure")).unwrap();
+    stepped.recipe(|text| {
+        let text = text.replacen("[[step]]", "[needs]\nbootstrap-tools = [\"frobnicate\"]\n[[step]]", 1);
+        text.replace("[step.autotools]\n", "[step.autotools]\nbootstrap = [\"frobnicate\"]\n")
+    });
+    let program = |name: &str, text: &str| {
+        let path = place.write(&format!("bin/{name}"), format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let (bin, daemon) = (place.path("bin"), place.path("daemon"));
+    program("sudo", "exec \"$@\"");
+    let install = format!(
+        "test \"$1\" = install || exit 0\n\
+         printf '#!/bin/sh\\necho \"#!/bin/sh\" > configure; chmod 755 configure\\n' > '{0}/frobnicate'; chmod 755 '{0}/frobnicate'\n\
+         sleep 1000 </dev/null >/dev/null 2>&1 &\n\
+         echo $! > '{1}'",
+        bin.display(),
+        daemon.display()
+    );
+    program("apt-get", &install);
+    let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())));
+    let path = path.unwrap();
+    let run = |args: &[&str]| Outcome::of(&place.command(args).env("PATH", &path).output().unwrap());
+    let outcome = run(&["package", "--install-missing"]);
+    let pid = fs::read_to_string(&daemon).ok().and_then(|text| rustix::process::Pid::from_raw(text.trim().parse().unwrap()));
+    let again = run(&["package", "--no-wait"]);
+    let runs = pid.is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok());
+    outcome.good();
+    assert!(runs, "the daemon has ended by itself");
+    again.good();
+}
