@@ -160,13 +160,11 @@ impl History {
             (a.result == StepResult::Cached).cmp(&(b.result == StepResult::Cached)).then(a.begin_s.total_cmp(&b.begin_s))
         });
         let at = format!("{:.0}", self.at);
-        // Two runs can begin in one second. Colons are no letters for file names everywhere.
-        let name = format!("{:.3}.json", self.at).replace(':', "-");
         let wall_s = self.began.elapsed().as_secs_f64();
         let run = Run { format: FORMAT, bundle: bundle.to_owned(), at, wall_s, good, steps, load };
         let folder = build.join("history");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        write(&folder.join(name), &serde_json::to_vec_pretty(&run)?)?;
+        write(&folder.join(file_name(self.at)), &serde_json::to_vec_pretty(&run)?)?;
         forget_old(&folder)?;
         if run.steps.iter().all(|step| step.result == StepResult::Cached) {
             return Ok(None);
@@ -219,12 +217,19 @@ impl Remembered {
     }
 }
 
-/// The kept runs, the oldest first: the names are times.
+/// The name of a run that began then. Two runs can begin in one second, and colons are no letters for file names everywhere.
+fn file_name(at: jiff::Timestamp) -> String {
+    format!("{at:.3}.json").replace(':', "-")
+}
+
+/// The kept runs, the oldest first: the names are times. One that is yet to come was written before the clock was set back, and
+/// is older than all others.
 fn runs(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut runs: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     runs.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-    runs.sort();
+    let now = file_name(jiff::Timestamp::now());
+    runs.sort_by_cached_key(|path| (path.file_name().is_some_and(|name| name <= now.as_str()), path.clone()));
     runs
 }
 
@@ -267,6 +272,25 @@ mod tests {
         let last: Run = serde_json::from_slice(&std::fs::read(kept.last().unwrap()).unwrap()).unwrap();
         assert!(!last.good && last.steps.iter().any(|step| step.result == StepResult::Failed), "{last:?}");
         assert!(folder.path().join("timings.html").exists());
+    }
+
+    #[test]
+    fn runs_from_before_the_clock_was_set_back_are_the_oldest() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |at: jiff::Timestamp, wall| {
+            let history = History { at, ..History::begin() };
+            history.add(Span { wall_s: wall, ..span("a", "compile", StepResult::Built) });
+            history.end(folder.path(), ("x", true), Vec::new(), None).unwrap();
+        };
+        let then: jiff::Timestamp = "2999-01-01T00:00:00Z".parse().unwrap();
+        for at in 0..KEPT {
+            run(then + jiff::SignedDuration::from_secs(at as i64), 100.0);
+        }
+        run(jiff::Timestamp::now(), 7.0);
+        let kept = runs(&folder.path().join("history"));
+        assert_eq!(kept.len(), KEPT);
+        assert!(!kept.last().unwrap().to_str().unwrap().contains("2999"), "{kept:?}");
+        assert_eq!(Remembered::read(folder.path()).wall("a", "compile"), Some(Duration::from_secs(7)));
     }
 
     #[test]

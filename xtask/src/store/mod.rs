@@ -39,6 +39,10 @@ use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How far the clock of a file server may be ahead of this machine's.
+const SKEW: Duration = Duration::from_secs(60);
 
 /// The slot of a component's final result.
 pub const FINAL: &str = "collect";
@@ -287,7 +291,7 @@ impl Store {
     /// Marks a result as used now; those used last are kept longest.
     pub fn touch(&self, record: &Record) {
         if let Ok(file) = fs::File::open(self.path_of(record)) {
-            let _ = file.set_modified(std::time::SystemTime::now());
+            let _ = file.set_modified(SystemTime::now());
         }
     }
 
@@ -337,11 +341,18 @@ fn folders(path: &Path) -> Vec<PathBuf> {
 }
 
 /// The records in a slot with the time of their last use, those used last first.
-fn by_age(slot: &Path) -> Vec<(std::time::SystemTime, PathBuf)> {
+///
+/// A time that is yet to come was written before the clock was set back: those records count as older than all others, or
+/// what is made from then on would be thrown away first, each time anew.
+fn by_age(slot: &Path) -> Vec<(SystemTime, PathBuf)> {
     let Ok(entries) = fs::read_dir(slot) else { return Vec::new() };
     let records = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
-    let mut paths: Vec<_> =
-        records.map(|path| (path.metadata().and_then(|meta| meta.modified()).unwrap_or(std::time::UNIX_EPOCH), path)).collect();
+    let latest = SystemTime::now() + SKEW;
+    let used = |path: &Path| {
+        let used = path.metadata().and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH);
+        used.duration_since(latest).map_or(used, |ahead| UNIX_EPOCH + ahead)
+    };
+    let mut paths: Vec<_> = records.map(|path| (used(&path), path)).collect();
     paths.sort_by(|a, b| b.cmp(a));
     paths
 }

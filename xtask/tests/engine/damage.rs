@@ -4,7 +4,7 @@ use crate::common::{self, Kills, Place, Tmpfs};
 use crate::stepped::{Stepped, THREE, flip};
 use std::fs;
 use std::path::Path;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 #[test]
 fn whatever_is_damaged_is_named_and_made_again_with_the_same_bytes() {
@@ -118,6 +118,24 @@ fn a_mere_touch_costs_a_hash_and_a_killed_run_believes_nothing() {
     fs::write(stepped.store("boot"), "another").unwrap();
     assert!(stepped.package(&[]).good().contains("was started anew"));
     assert_eq!(stepped.counted(), [""; 0]);
+}
+
+#[test]
+fn a_clock_that_was_set_back_costs_nothing_that_was_made_since() {
+    let stepped = Stepped::new();
+    let word = |word: &str| stepped.recipe(|text| text.replace("a word", word));
+    for earlier in ["first", "second", "third"] {
+        word(earlier);
+        stepped.package(&[]).good();
+    }
+    let ahead = SystemTime::now() + Duration::from_secs(7 * 24 * 3600);
+    for record in stepped.files("build/store/results/thing", ".json") {
+        fs::File::open(record).unwrap().set_modified(ahead).unwrap();
+    }
+    stepped.counted();
+    word("fourth");
+    assert_eq!(stepped.runs(), ["two", "three"]);
+    assert_eq!(stepped.runs(), [""; 0], "what was just made was thrown away for what was made before");
 }
 
 #[test]
