@@ -28,12 +28,11 @@ pub struct Dirs {
 impl Dirs {
     /// The folders of a run; nothing is made yet.
     pub fn new(build: PathBuf, dist: PathBuf) -> Self {
-        let bearable = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+@,".contains(byte);
-        let plain = if build.as_os_str().as_bytes().iter().all(bearable) {
+        let plain = if is_bearable(&build) {
             build.clone()
         } else {
             let hash = fingerprint::hex(&Sha256::digest(build.as_os_str().as_bytes()));
-            std::env::temp_dir().join(format!("{}{}", stand_in_prefix(), &hash[..12]))
+            plain_temporary().join(format!("{}{}", stand_in_prefix(), &hash[..12]))
         };
         Self { build, dist, plain }
     }
@@ -196,6 +195,19 @@ impl Dirs {
     pub fn tree(&self, bundle: &str) -> PathBuf {
         self.dist.join(bundle)
     }
+}
+
+/// Whether make, configure and what they call can work at a path.
+pub fn is_bearable(path: &Path) -> bool {
+    path.as_os_str().as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@,".contains(byte))
+}
+
+/// The user's folder of temporary files, or the system's where make and configure could not work in the user's: where
+/// stand-ins lie.
+pub fn plain_temporary() -> PathBuf {
+    let own = std::env::temp_dir();
+    let fits = own.is_absolute() && own.is_dir() && is_bearable(&own);
+    if fits { own } else { PathBuf::from("/tmp") }
 }
 
 /// What the names of this user's stand-ins begin with.

@@ -47,10 +47,11 @@ pub const CHECKOUT: &str = "DKUMONITOR_CHECKOUT";
 
 /// The repository's root: where this program was compiled, or another one that it was told.
 pub fn workspace() -> PathBuf {
-    if let Some(other) = std::env::var_os(CHECKOUT) {
-        return other.into();
-    }
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+    let compiled_in = || Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned();
+    let root = std::env::var_os(CHECKOUT).map_or_else(compiled_in, PathBuf::from);
+    // Stacks are told from the root's by their paths, so that there must be no other path to it. One that is not there is told
+    // by whoever reads it.
+    root.canonicalize().unwrap_or(root)
 }
 
 /// A stack that is open for work.

@@ -22,6 +22,7 @@ use crate::supply::{Supply, stock};
 use crate::{events, fetch, host};
 use dkumonitor_interface::service::InstallType;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Mutex;
 
 /// How often a run is planned anew because something that it wanted to use was damaged. Each time that is thrown away, so
@@ -388,14 +389,34 @@ pub(super) fn bundle_epoch(workshop: &Workshop) -> anyhow::Result<u64> {
         return text.parse().kind(Kind::Usage, || format!("SOURCE_DATE_EPOCH is \"{text}\", not seconds since 1970"));
     }
     let root = &workshop.stack.root;
-    let commit = xshell::Shell::new().and_then(|shell| {
-        let git = |words: &[&str]| xshell::cmd!(shell, "git -C {root} {words...}").quiet().ignore_stderr().read();
-        let is_whole = git(&["rev-parse", "--show-prefix"])?.trim().is_empty();
-        git(if is_whole { &["log", "-1", "--format=%ct"] } else { &["log", "-1", "--format=%ct", "--", "."] })
-    });
-    if let Some(time) = commit.ok().and_then(|text| text.trim().parse().ok()) {
-        return Ok(time);
+    match last_commit(root) {
+        Ok(Some(time)) => return Ok(time),
+        Ok(None) => {}
+        // Nobody would see that the archive bears a time that another checkout does not have.
+        Err(why) if root.ancestors().any(|folder| folder.join(".git").exists()) => workshop.ui.line(&format!(
+            "  ! git does not tell when the stack was committed ({why}): the bundle bears the time of vendor.lock, unless \
+             SOURCE_DATE_EPOCH sets another"
+        )),
+        Err(_) => {}
     }
     let modified = root.join("vendor.lock").metadata()?.modified()?;
     Ok(modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs()))
+}
+
+/// The time of the last commit in a folder; none where nothing of it was committed.
+///
+/// # Errors
+/// What git says where it cannot tell, in one line.
+fn last_commit(root: &Path) -> Result<Option<u64>, String> {
+    let shell = xshell::Shell::new().map_err(|error| error.to_string())?;
+    let git = |words: &[&str]| -> Result<String, String> {
+        let command = xshell::cmd!(shell, "git -C {root} {words...}").quiet().ignore_status();
+        let output = command.output().map_err(|error| error.to_string())?;
+        let said = String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr });
+        let said = said.trim().lines().next().unwrap_or_default().to_owned();
+        if output.status.success() { Ok(said) } else { Err(said) }
+    };
+    let is_whole = git(&["rev-parse", "--show-prefix"])?.is_empty();
+    let time = git(if is_whole { &["log", "-1", "--format=%ct"] } else { &["log", "-1", "--format=%ct", "--", "."] })?;
+    Ok(time.parse().ok())
 }

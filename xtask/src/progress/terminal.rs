@@ -151,10 +151,11 @@ fn style(rest: &str) -> ProgressStyle {
         .with_key("clock", clock)
 }
 
-/// A title in its column; one that would take most of the terminal is cut.
+/// A title in its column; one that would take most of the terminal is cut. On a narrow one the column takes no more than half.
 pub(super) fn fit(component: &str, step: &str, width: usize) -> String {
-    let title = title(component, step, TITLE.max((width / 2).saturating_sub(6)));
-    let padding = TITLE.saturating_sub(measure_text_width(&title));
+    let column = TITLE.min(width / 2);
+    let title = title(component, step, column.max((width / 2).saturating_sub(6)));
+    let padding = column.saturating_sub(measure_text_width(&title));
     format!("{title}{:padding$}", "")
 }
 
@@ -184,6 +185,8 @@ mod tests {
         let long = "a-component-with-a-long-name-that-goes-on-and-on";
         assert_eq!(fit(long, "compile", 80), "a-component-with-a-long-n… compile");
         assert_eq!(fit(long, "compile", 200), format!("{long} compile"));
+        assert_eq!(fit("thing", "compile", 40), format!("{:20}", "thing compile"));
+        assert_eq!(fit(long, "compile", 40), "a-component… compile");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The second build's surroundings: folders of its own, filled with sources alone, and a process that is somebody else somewhere
 //! else.
 
-use crate::dirs::{Dirs, remove_all};
+use crate::dirs::{Dirs, is_bearable, plain_temporary, remove_all};
 use crate::error::{Kind, WithKind as _};
 use crate::gate::Machine;
 use crate::source;
@@ -67,9 +67,7 @@ impl Second {
     pub fn make(place: &Path, workspace: &Path, stack: &Path, first: &Dirs) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place);
         let folder = folder.kind(Kind::Stage, || format!("cannot make a folder in {}", place.display()))?;
-        let shown = place.to_string_lossy();
-        let is_plain = shown.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
-        let near = if is_plain { place.to_owned() } else { std::env::temp_dir() };
+        let near = if is_bearable(place) { place.to_owned() } else { plain_temporary() };
         let temporary = tempfile::Builder::new().prefix(PLAIN_PREFIX).tempdir_in(&near);
         let temporary = temporary.kind(Kind::Stage, || format!("cannot make a folder in {}", near.display()))?;
         let copy = folder.path().join("the checkout");
@@ -132,7 +130,7 @@ impl Second {
     pub fn places(&self) -> Vec<PathBuf> {
         let dirs = Dirs::new(self.build(), self.dist());
         // The stand-in carries the number of the user that the build is run by.
-        let temporary = std::env::temp_dir();
+        let temporary = plain_temporary();
         let named = |folder: &Path, user: u32| format!("{}/dkumonitor-{user}-", folder.display());
         let own = named(&temporary, rustix::process::geteuid().as_raw());
         let other = named(self.temporary.path(), USER);

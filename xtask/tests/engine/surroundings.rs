@@ -1,6 +1,6 @@
 //! What a step has around it: its folder, its network, a shell in its place, daemons that it leaves.
 
-use crate::common::Outcome;
+use crate::common::{self, GOOD_MAKEFILE, Outcome, compiled};
 use crate::stepped::Stepped;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -100,4 +100,49 @@ fn a_daemon_that_a_package_starts_does_not_hold_the_build_folder() {
     outcome.good();
     assert!(runs, "the daemon has ended by itself");
     again.good();
+}
+
+/// Compilers work in a stand-in for a build folder whose path has blanks; the folder of temporary files may have some, too, or may
+/// not be there.
+#[test]
+fn a_folder_of_temporary_files_that_make_cannot_bear_is_not_used_for_compiling() {
+    let place = compiled(&GOOD_MAKEFILE.replace("all:\n", "all:\n\ttest $(words $(CURDIR)) = 1\n"));
+    let blank = place.path("temporary files");
+    fs::create_dir(&blank).unwrap();
+    for folder in [blank, place.path("nowhere"), "relative".into()] {
+        drop(fs::remove_dir_all(place.path("build")));
+        Outcome::of(&place.command(&["package"]).env("TMPDIR", folder).output().unwrap()).good();
+    }
+}
+
+/// Where this program was compiled is one path to the checkout; there may be others.
+#[test]
+fn the_roots_stack_is_that_by_whatever_path_one_comes_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("another-name");
+    std::os::unix::fs::symlink(common::workspace(), &link).unwrap();
+    let name = |command: &mut Command| {
+        let text = Outcome::of(&command.output().unwrap()).good();
+        text.lines().next().unwrap().to_owned()
+    };
+    let plan = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(["plan", "--build-dir"]).arg(folder.path().join("build"));
+        command
+    };
+    let usual = format!("dkumonitor-{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(name(&mut plan()), usual);
+    assert_eq!(name(plan().arg("--stack").arg(&link)), usual);
+    assert_eq!(name(plan().env("DKUMONITOR_CHECKOUT", &link)), usual);
+}
+
+#[test]
+fn a_repository_that_git_cannot_read_is_told_where_the_archive_bears_another_time_for_it() {
+    let place = compiled(GOOD_MAKEFILE);
+    let told = "git does not tell when the stack was committed (";
+    let text = place.xtask(&["package", "--skip-archive"]).good();
+    assert!(!text.contains(told), "it is in no repository: {text}");
+    place.write("stack/.git", "gitdir: nowhere\n");
+    let text = place.xtask(&["package"]).good();
+    assert!(text.contains(told) && text.contains("SOURCE_DATE_EPOCH"), "{text}");
 }
