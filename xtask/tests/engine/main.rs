@@ -7,5 +7,6 @@ mod changes;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
+mod recipes;
 mod stepped;
 mod surroundings;
