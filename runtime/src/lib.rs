@@ -45,7 +45,7 @@ pub mod ports;
 pub mod supervise;
 
 // What the builder knows too.
-pub use dkumonitor_interface::{cli, integrity, manifest, service};
+pub use dkumonitor_interface::{cli, integrity, manifest, service, text};
 
 use clap::Parser;
 
@@ -79,7 +79,8 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         },
     };
     result.unwrap_or_else(|error| {
-        eprintln!("{name}: {error:#}");
+        // Names of files are in it, which may have been written for terminals to obey.
+        eprintln!("{name}: {}", text::harmless(format!("{error:#}").as_bytes()));
         ExitCode::from(commands::exit::of(&error))
     })
 }

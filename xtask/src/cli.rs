@@ -207,7 +207,7 @@ pub struct Package {
     /// With --format oci: an image (an OCI layout in a tar) whose layers lie below the bundle, for programs that need a C library
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
-    /// Sign the manifest in the bundle, and each archive: with a secret key of minisign in a file, or `env:VARIABLE`; docs/verify.md
+    /// Sign the manifest in the bundle, each archive and what is beside it: with a secret key of minisign in a file, or `env:VARIABLE`; docs/verify.md
     #[arg(long, value_name = "KEY")]
     pub sign: Option<String>,
     /// Write also the archive of all sources that belong to the bundle, from which it can be built without internet

@@ -106,7 +106,7 @@ impl<'a> Engine<'a> {
         for error in &damaged {
             self.session.ui.line(&format!("  ! {error:#}; it is made again"));
         }
-        error::conclude(failures)?;
+        error::conclude(failures, "components failed")?;
         Ok(if damaged.is_empty() { Ended::Well } else { Ended::Damaged })
     }
 

@@ -149,18 +149,18 @@ pub fn is_full_disk(error: &anyhow::Error) -> bool {
         .any(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
-/// One failure is returned as it is; of several all are shown, and the first gives the kind.
+/// One failure is returned as it is; of several all are shown, with what so many of them have done, and the first gives the kind.
 ///
 /// # Errors
 /// Where there is a failure.
-pub fn conclude(mut failures: Vec<anyhow::Error>) -> anyhow::Result<()> {
+pub fn conclude(mut failures: Vec<anyhow::Error>, what: &str) -> anyhow::Result<()> {
     match failures.len() {
         0 => Ok(()),
         1 => Err(failures.remove(0)),
         count => {
             let kind = kind_of(&failures[0]);
             let texts: Vec<_> = failures.iter().map(|error| format!("{error:#}")).collect();
-            Err(kind.error(format!("{count} components failed:\n{}", texts.join("\n"))))
+            Err(kind.error(format!("{count} {what}:\n{}", texts.join("\n"))))
         }
     }
 }

@@ -67,6 +67,7 @@ use std::process::ExitCode;
 /// The whole program: does what the command line says, and gives its exit status.
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    ending::admit_what_cannot_be_printed();
     // What is built must not depend on the caller's umask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // It takes the place of this program, before there is a second thread.

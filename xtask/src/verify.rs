@@ -11,21 +11,25 @@
 use crate::archive::{Format, SIGNATURE};
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
-use crate::parallel;
 use crate::report::{SBOM, provenance};
 use anyhow::Context as _;
 use dkumonitor_interface::integrity::{self, PublicKey, Standing};
+use dkumonitor_interface::text::harmless_line;
 use minisign_verify::Signature;
-use std::fs::{self, File};
+use std::borrow::Cow;
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
 pub mod contents;
+mod sums;
 #[cfg(test)]
 mod tests;
 
-/// The checksums of a whole release.
-pub const SUMS: &str = "SHA256SUMS";
+pub use sums::SUMS;
+
+/// What stands beside a file is no longer than this, in bytes.
+const LONGEST_BESIDE: u64 = 4 * 1024 * 1024;
 
 /// What a manifest does not vouch for.
 const UNVOUCHED: &str = "not checked, since only its .minisig (or a .sha256) covers it: its time, and in which of several ways the same \
@@ -53,7 +57,7 @@ pub fn verify(path: &Path, with: With<'_>) -> anyhow::Result<Vec<String>> {
     if path.is_dir() {
         tree(path, with.key).kind(Kind::Integrity, fail)
     } else if path.file_name().is_some_and(|name| name == SUMS) {
-        sums(path, with).kind(Kind::Integrity, fail)
+        sums::verify(path, with).kind(Kind::Integrity, fail)
     } else {
         file(path, with).kind(Kind::Integrity, fail)
     }
@@ -76,7 +80,8 @@ fn judge(signature: &Standing, differences: Vec<String>) -> anyhow::Result<()> {
         Standing::Bad(why) => Some(why.clone()),
         _ => None,
     };
-    let all: Vec<_> = why.into_iter().chain(differences).collect();
+    // A name of several lines would pass itself off as what is said about it.
+    let all: Vec<_> = why.into_iter().chain(differences).map(|line| harmless_line(line.as_bytes())).collect();
     if all.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(all.join("\n  "))) }
 }
 
@@ -85,7 +90,7 @@ fn file(path: &Path, with: With<'_>) -> anyhow::Result<Vec<String>> {
     let sum = read_beside(path, "sha256")?;
     let (signature, sum) = std::thread::scope(|scope| {
         // Each reads the file by itself: the second one finds it in memory.
-        let sum = scope.spawn(|| sum.as_deref().map(|sum| check_sum(path, sum)).transpose());
+        let sum = scope.spawn(|| sum.as_deref().map(|sum| sums::check_beside(path, sum)).transpose());
         let signature = check_signature(path, beside.as_deref(), with.key);
         (signature, sum.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
@@ -103,15 +108,18 @@ fn file(path: &Path, with: With<'_>) -> anyhow::Result<Vec<String>> {
         Some(standing) => lines.push(standing.text()),
         None => {}
     }
-    let format = Format::of(path);
-    if format.is_some() {
-        papers(path, with.key, &mut lines, &mut wrong)?;
-    }
-    judge(signature.as_ref().unwrap_or(&Standing::Unsigned), wrong)?;
+    let signature = signature.unwrap_or(Standing::Unsigned);
+    judge(&signature, wrong)?;
+    let (format, mut bill) = (Format::of(path), None);
     let vouched = is_signed || (with.key.is_none() && has_sum);
     match format.filter(|_| with.contents || !vouched) {
         Some(format) => {
-            lines.extend(contents::read(path, format)?.check(with.key)?);
+            let contents = contents::read(path, format)?;
+            if name_of(path).strip_suffix(format.ending()).and_then(|name| name.strip_suffix('.')) != Some(&contents.top) {
+                lines.push(format!("! it holds {}, whatever it is called", contents.top));
+            }
+            bill = contents.sha256(SBOM);
+            lines.extend(contents.check(with.key)?);
             if !vouched {
                 lines.push(UNVOUCHED.to_owned());
             }
@@ -125,53 +133,62 @@ fn file(path: &Path, with: With<'_>) -> anyhow::Result<Vec<String>> {
         None if !vouched => anyhow::bail!("there is neither a .{SIGNATURE} nor a .sha256 beside it"),
         None => {}
     }
-    note_other_name(path, beside.as_deref(), &mut lines);
+    if format.is_some() {
+        papers(path, with.key, bill.as_deref(), &mut lines)?;
+    }
     Ok(lines.into_iter().map(|line| format!("{}: {line}", path.display())).collect())
 }
 
-/// What lies beside an archive and tells about it, against its signature; said where there is none.
-fn papers(path: &Path, key: Option<&PublicKey>, lines: &mut Vec<String>, wrong: &mut Vec<String>) -> anyhow::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+/// What lies beside an archive and tells about it, against its signature or, of a bill of materials, against the one in the archive where
+/// that was read; said where there is neither.
+fn papers(path: &Path, key: Option<&PublicKey>, bill: Option<&str>, lines: &mut Vec<String>) -> anyhow::Result<()> {
+    let name = name_of(path);
     let Some(ending) = Format::of(path).map(Format::ending) else { return Ok(()) };
     let stem = name.strip_suffix(ending).unwrap_or(&name).trim_end_matches('.');
-    for ending in [&format!(".{SBOM}"), provenance::ENDING] {
+    let mut wrong = Vec::new();
+    for (ending, inside) in [(&*format!(".{SBOM}"), bill), (provenance::ENDING, None)] {
         let paper = path.with_file_name(format!("{stem}{ending}"));
         if !paper.is_file() {
             continue;
         }
+        let shown = paper.display();
         match check_signature(&paper, read_beside(&paper, SIGNATURE)?.as_deref(), key)? {
-            Some(Standing::Good(_)) => lines.push(format!("{} beside it is signed by the given key", paper.display())),
+            Some(Standing::Good(_)) => lines.push(format!("{shown} beside it is signed by the given key")),
             Some(Standing::Bad(why)) => wrong.push(why),
-            _ => lines.push(format!("! {} beside it was not checked, for want of a signature or a key", paper.display())),
+            _ => match inside.map(|inside| anyhow::Ok(fingerprint::hash_file(&paper)? == inside)).transpose()? {
+                Some(true) => lines.push(format!("{shown} beside it is the one in it")),
+                Some(false) => wrong.push(format!("{shown} beside it is another one than that in it")),
+                None => lines.push(format!("! {shown} beside it was not checked, for want of a signature or a key")),
+            },
         }
     }
-    Ok(())
+    judge(&Standing::Unsigned, wrong)
 }
 
-/// A file that was signed under another name may be an older version in a newer one's clothes.
-fn note_other_name(path: &Path, signature: Option<&str>, lines: &mut Vec<String>) {
-    let Some(Ok(signature)) = signature.map(Signature::decode) else { return };
-    let named = signature.trusted_comment().split('\t').find_map(|part| part.strip_prefix("file:")).map(str::to_owned);
-    if let Some(named) = named.filter(|named| path.file_name().is_some_and(|name| name.to_string_lossy() != **named)) {
-        lines.push(format!("! it was signed under the name {named}"));
-    }
+/// The name that a file was signed under, where that is another one than it has now: an older version in a newer one's clothes, say.
+fn other_name<'a>(path: &Path, comment: &'a str) -> Option<&'a str> {
+    comment.split('\t').find_map(|part| part.strip_prefix("file:")).filter(|named| name_of(path) != **named)
+}
+
+/// A file's own name.
+fn name_of(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// What stands beside a file, if anything.
 fn read_beside(path: &Path, ending: &str) -> anyhow::Result<Option<String>> {
     let beside = path.with_added_extension(ending);
-    match fs::read_to_string(&beside) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(anyhow::anyhow!("cannot read {}: {error}", beside.display())),
+    let cannot = || format!("cannot read {}", beside.display());
+    match beside.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A pipe would keep us waiting, and a device never end.
+        data => anyhow::ensure!(data.with_context(cannot)?.is_file(), "{}: it is not a regular file", cannot()),
     }
-}
-
-fn check_sum(path: &Path, text: &str) -> anyhow::Result<()> {
-    let wanted = text.split_whitespace().next().context("its .sha256 is empty")?;
-    let found = fingerprint::hash_file(path)?;
-    anyhow::ensure!(found == wanted, "its SHA-256 is {found}, and its .sha256 says {wanted}");
-    Ok(())
+    let mut text = String::new();
+    let read =
+        File::open(&beside).and_then(|file| file.take(LONGEST_BESIDE + 1).read_to_string(&mut text)).with_context(cannot)?;
+    anyhow::ensure!(read as u64 <= LONGEST_BESIDE, "{}: it is of absurd size", cannot());
+    Ok(Some(text))
 }
 
 /// How it stands with the signature beside a file; none where there is neither a signature nor a key.
@@ -199,77 +216,14 @@ fn check_signature(path: &Path, text: Option<&str>, key: Option<&PublicKey>) -> 
             count => verifier.update(&piece[..count]),
         }
     }
-    match verifier.finalize() {
-        Ok(()) => Ok(Some(Standing::Good(signature.trusted_comment().to_owned()))),
-        Err(error) => bad(error),
+    if let Err(error) = verifier.finalize() {
+        return bad(error);
     }
-}
-
-/// A `SHA256SUMS`, and every file that it names.
-fn sums(path: &Path, with: With<'_>) -> anyhow::Result<Vec<String>> {
-    let text = fs::read_to_string(path)?;
-    let standing = integrity::signature(SUMS, text.as_bytes(), read_beside(path, SIGNATURE)?.as_deref(), with.key);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut named = Vec::new();
-    for line in text.lines() {
-        let (sum, name) = line
-            .split_once("  ")
-            .filter(|(sum, name)| sum.len() == 64 && !name.contains('/'))
-            .ok_or_else(|| anyhow::anyhow!("\"{line}\" is not a line of sha256sum about a file beside it"))?;
-        named.push((sum, name));
-    }
-    anyhow::ensure!(!named.is_empty(), "it names no file");
-    let check = |(sum, name): &(&str, &str)| match check_named(&folder.join(name), sum, with.key) {
-        Ok(()) => None,
-        Err(error) => Some(format!("{name}: {error:#}")),
-    };
-    let wrong = std::sync::Mutex::new(Vec::new());
-    parallel::first_on_all_cores(&named, |one| {
-        let why = check(one);
-        wrong.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(why);
-        None::<()>
-    });
-    let mut wrong = wrong.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    wrong.sort();
-    judge(&standing, wrong)?;
-    let mut lines = vec![
-        format!("all {} files that {} names are whole", named.len(), path.display()),
-        format!("{SUMS} is {}", standing.text()),
-    ];
-    let named: Vec<_> = named.iter().map(|(_, name)| *name).chain([SUMS]).collect();
-    lines.extend(
-        strangers(folder, &named)?.into_iter().map(|name| format!("! {name} lies there too, and {SUMS} does not name it")),
-    );
-    Ok(lines)
-}
-
-/// A file against its line, and what stands beside it: that too has to be of this file.
-fn check_named(path: &Path, sum: &str, key: Option<&PublicKey>) -> anyhow::Result<()> {
-    check_sum(path, sum)?;
-    if let Some(beside) = read_beside(path, "sha256")? {
-        let said = beside.split_whitespace().next().unwrap_or_default();
-        anyhow::ensure!(said == sum, "its .sha256 says {said}, and {SUMS} {sum}");
-    }
-    if key.is_some()
-        && let Some(Standing::Bad(why)) = check_signature(path, read_beside(path, SIGNATURE)?.as_deref(), key)?
-    {
-        anyhow::bail!(why);
-    }
-    Ok(())
-}
-
-/// Files of a release's folder that its checksums do not name, and that stand beside none of those.
-fn strangers(folder: &Path, named: &[&str]) -> anyhow::Result<Vec<String>> {
-    // (The parent of a name alone is the empty path.)
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let mut strangers = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let beside = [SIGNATURE, "sha256"].iter().find_map(|ending| name.strip_suffix(ending)?.strip_suffix('.'));
-        if !named.contains(&beside.unwrap_or(&name)) {
-            strangers.push(name);
+    let comment = signature.trusted_comment();
+    Ok(Some(match other_name(path, comment) {
+        Some(named) => {
+            Standing::Bad(format!("it was signed under the name {named}: give it that name, if that is what you want"))
         }
-    }
-    strangers.sort();
-    Ok(strangers)
+        None => Standing::Good(comment.to_owned()),
+    }))
 }

@@ -432,10 +432,15 @@ fn a_vulnerability_in_range_fails_the_audit_unless_it_is_excused_and_the_excuse_
 #[test]
 fn the_archive_of_sources_holds_the_repository_and_a_mirror_from_which_the_bundle_is_built() {
     let place = compiled(GOOD_MAKEFILE);
-    let said = place.xtask(&["package", "--sources"]).good();
+    let key = place.path("key");
+    common::new_key(&key, None);
+    let said = place.xtask(&["package", "--sources", "--sign", key.to_str().unwrap()]).good();
     assert!(said.contains("-sources.tar.gz"), "{said}");
     let built = fs::read(place.archive()).unwrap();
     let archive = place.path("dist").join(format!("dkumonitor-stack-{VERSION}-sources.tar.gz"));
+    let public = place.path("key.pub");
+    let verified = Command::new(env!("CARGO_BIN_EXE_xtask")).arg("verify").arg(&archive).arg("--key").arg(public).output();
+    Outcome::of(&verified.unwrap()).good();
     let unpacked = place.path("un packed");
     fs::create_dir(&unpacked).unwrap();
     assert!(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&unpacked).status().unwrap().success());
@@ -452,6 +457,7 @@ fn the_archive_of_sources_holds_the_repository_and_a_mirror_from_which_the_bundl
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     command.args(["package", "--offline", "--mirror"]).arg(root.join("mirror")).arg("--stack").arg(root.join("stack/stack"));
     command.arg("--build-dir").arg(place.path("other build")).arg("--dist-dir").arg(place.path("other dist"));
+    command.arg("--sign").arg(&key);
     Outcome::of(&command.env("SOURCE_DATE_EPOCH", epoch).output().unwrap()).good();
     let again = place.path("other dist").join(place.archive().file_name().unwrap());
     assert!(fs::read(again).unwrap() == built, "another archive");

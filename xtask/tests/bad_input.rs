@@ -199,6 +199,26 @@ fn skip_build_names_what_was_never_compiled() {
 }
 
 #[test]
+fn output_that_nobody_takes_ends_the_program_without_a_panic() {
+    let place = compiled(GOOD_MAKEFILE);
+    let run = |words: &[&str], output: std::process::Stdio| {
+        let mut command = place.command(words);
+        command.stdout(output).stderr(std::process::Stdio::piped());
+        let done = command.spawn().unwrap().wait_with_output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    // As `| head -0` would, before anything is written.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(run(&["plan"], writer.into()), (Some(1), String::new()));
+    if cfg!(target_os = "linux") {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (status, said) = run(&["plan"], full.into());
+        assert!(status == Some(1) && said.starts_with("error: cannot write to the standard output: No space"), "{said}");
+    }
+}
+
+#[test]
 fn missing_tools_are_told_all_at_once_with_the_command_that_installs_them() {
     let place = compiled(GOOD_MAKEFILE);
     let recipe = fs::read_to_string(place.path("stack/recipes/thing.toml")).unwrap();

@@ -85,7 +85,10 @@ fn a_signed_package_is_the_same_each_time_and_vouched_for_outside_and_inside() {
     let signing = Signing::new();
     let archive = signing.signed();
     let (bytes, signature) = (fs::read(&archive).unwrap(), fs::read(minisig(&archive)).unwrap());
-    signing.verify_with_key(&archive).good();
+    let text = signing.verify_with_key(&archive).good();
+    assert!(!text.contains("! "), "what lies beside it is not vouched for: {text}");
+    let bill = archive.with_file_name(archive.file_name().unwrap().to_str().unwrap().replace("tar.gz", "sbom.cdx.json"));
+    assert!(minisig(&bill).is_file());
     let text = signing.verify(&archive, &["--key", &signing.path("key.pub"), "--contents"]).good();
     assert!(text.contains("all 6 files in it are as its manifest says"), "{text}");
     // Nothing but the archive and the key: then the signature inside vouches.
@@ -93,6 +96,12 @@ fn a_signed_package_is_the_same_each_time_and_vouched_for_outside_and_inside() {
     fs::copy(&archive, &alone).unwrap();
     let text = signing.verify_with_key(&alone).good();
     assert!(text.contains("its manifest is signed by the given key"), "{text}");
+    let copy = signing.place.path("alone.sbom.cdx.json");
+    fs::copy(&bill, &copy).unwrap();
+    let text = signing.verify_with_key(&alone).good();
+    assert!(text.contains("alone.sbom.cdx.json beside it is the one in it"), "{text}");
+    fs::write(&copy, "{}").unwrap();
+    signing.verify_with_key(&alone).bad(5, &["alone.sbom.cdx.json beside it is another one than that in it"]);
     // A second run changes nothing; one from nothing makes the same bytes.
     let stamp = |path: &Path| path.metadata().unwrap().modified().unwrap();
     let before = (stamp(&archive), stamp(&minisig(&archive)));
@@ -105,7 +114,9 @@ fn a_signed_package_is_the_same_each_time_and_vouched_for_outside_and_inside() {
     assert!(fs::read(&archive).unwrap() == bytes && fs::read(minisig(&archive)).unwrap() == signature);
     // Without the key it is another archive, and no old signature stands beside it.
     signing.package(&[]).good();
-    assert!(!minisig(&archive).exists() && !signing.place.tree().join("manifest.json.minisig").exists());
+    assert!(
+        !minisig(&archive).exists() && !minisig(&bill).exists() && !signing.place.tree().join("manifest.json.minisig").exists()
+    );
     signing.verify_with_key(&archive).bad(5, &["not signed"]);
     signing.verify(&archive, &[]).good();
 }

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -20,6 +21,7 @@ use sha2::{Digest, Sha256};
 pub use minisign_verify::PublicKey;
 
 use crate::manifest::{FILE_NAME, FileKind, Manifest, SIGNATURE_NAME};
+use crate::text::harmless_line;
 
 /// How it stands with a signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +149,8 @@ fn scan(root: &Path) -> Result<(BTreeMap<String, FileKind>, Vec<String>)> {
             let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
             out.insert(name, look(path, meta)?);
         } else if mode & 0o022 != 0 {
-            open.push(format!("{}: mode {mode:04o} lets others change what is in it", path.display()));
+            let path = harmless_line(path.as_os_str().as_bytes());
+            open.push(format!("{path}: mode {mode:04o} lets others change what is in it"));
         }
         Ok(())
     })?;

@@ -3,6 +3,7 @@
 //! - [`service`]: how a component is started, probed and stopped;
 //! - [`manifest`]: what a bundle consists of, `manifest.json`;
 //! - [`integrity`]: whether a bundle is what its manifest says, and that what was signed;
+//! - [`text`]: what others have written, made harmless for terminals;
 //! - [`cli`]: the commands and flags, which the manual is made from too.
 //!
 //! It is apart from the launcher's library so that the builder, which is compiled before anything else can be, does not compile
@@ -14,3 +15,4 @@ pub mod integrity;
 pub mod manifest;
 pub mod service;
 pub mod stamp;
+pub mod text;

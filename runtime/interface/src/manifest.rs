@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::service::Service;
+use crate::text::harmless_line;
 
 /// The number of this format; raised when an older reader would misunderstand a newer file.
 pub const SCHEMA: u32 = 1;
@@ -230,7 +231,8 @@ impl Manifest {
         }
         out.extend(found.into_keys().map(|path| format!("{path}: not in the manifest")));
         out.sort();
-        out
+        // A name that is no text of one line would pass itself off as what is said about it.
+        out.iter().map(|line| harmless_line(line.as_bytes())).collect()
     }
 
     /// Reads a manifest from its text.
@@ -310,6 +312,7 @@ mod tests {
         assert_eq!(with("bin/a", link("x")), ["bin/a: not a file"]);
         assert_eq!(with("installer", link("bin/evil")), ["installer: not a link to bin/dkm"]);
         assert_eq!(with("bin/b", file(1, "0644", "55")), ["bin/b: not in the manifest"]);
+        assert_eq!(with("x\r\x1b[2K\nall is well", link("y")), ["x\\r\\x1b[2K\\nall is well: not in the manifest"]);
     }
 
     #[test]

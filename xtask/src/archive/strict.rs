@@ -11,6 +11,7 @@ use super::Format;
 use super::tree::{Entry, RECORD, Stamp, What};
 use crate::unpack;
 use anyhow::Context as _;
+use dkumonitor_interface::text::harmless_line;
 use flate2::bufread::DeflateDecoder;
 use std::cell::Cell;
 use std::fs::File;
@@ -243,7 +244,7 @@ impl Tar {
 
     /// Makes the entry out of its header and names, and holds `bytes`, from which they come, against what would have been written.
     fn entry(&mut self, header: &tar::Header, name: Vec<u8>, target: Vec<u8>, bytes: &[u8]) -> anyhow::Result<Found> {
-        let shown = String::from_utf8_lossy(&name).into_owned();
+        let shown = harmless_line(&name);
         let kind = header.entry_type();
         if !matches!(kind, tar::EntryType::Directory | tar::EntryType::Symlink | tar::EntryType::Regular) {
             let letter = char::from(kind.as_byte());
@@ -262,7 +263,7 @@ impl Tar {
                 (FoundKind::File { size, mode }, What::File { stamp, executable: mode & 0o100 != 0 })
             }
         };
-        let place = (shown.ends_with('/') == (kind == FoundKind::Folder)).then(|| split(&name)).flatten();
+        let place = (name.ends_with(b"/") == (kind == FoundKind::Folder)).then(|| split(&name)).flatten();
         let Some((top, inside)) = place else { anyhow::bail!("{shown}: not a name inside the bundle's folder") };
         let mut strange = Vec::new();
         let entry = Entry { name, path: PathBuf::new(), what };

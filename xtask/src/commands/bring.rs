@@ -91,6 +91,6 @@ pub(super) fn dependencies(
             Err(error) => failures.push(error),
         }
     }
-    error::conclude(failures)?;
+    error::conclude(failures, "components failed")?;
     Ok(brought)
 }

@@ -70,6 +70,10 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
     if !args.skip_archive {
         bundle.sign_archives().kind(Kind::Archive, || "cannot sign the archive".to_owned())?;
     }
+    if let (Some(signer), Some((path, sha256, _))) = (signer, &sources) {
+        let signed = signer.sign_file(path, bundle.epoch, Some(sha256));
+        signed.kind(Kind::Archive, || format!("cannot sign {}", path.display()))?;
+    }
     package.tell_of_it();
     if let Some((path, sha256, size)) = sources {
         workshop.ui.artifact(&path, Some(&sha256), Some(size));

@@ -219,7 +219,7 @@ impl Bundle<'_> {
         fingerprint::stamps([archive.as_path(), &archive.with_added_extension("sha256")].into_iter())
     }
 
-    /// Signs the archives, as far as they are not.
+    /// Signs the archives and what lies beside them, as far as they are not.
     ///
     /// # Errors
     /// When that cannot be written.
@@ -229,6 +229,9 @@ impl Bundle<'_> {
         for format in self.formats {
             let sha256 = state.archives.get(format).map(|archived| archived.sha256.as_str());
             signer.sign_file(&self.archive(*format), self.epoch, sha256)?;
+        }
+        for paper in [self.sbom(), self.provenance()] {
+            signer.sign_file(&paper, self.epoch, None)?;
         }
         Ok(())
     }

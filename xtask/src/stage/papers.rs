@@ -2,6 +2,7 @@
 
 use super::{Bundle, Piece, Standing};
 use crate::account::Kept;
+use crate::archive::SIGNATURE;
 use crate::build::Session;
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry};
@@ -95,12 +96,16 @@ impl Bundle<'_> {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all; a signature of what was there before goes first.
 fn write_beside(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder)?;
         file.write_all(content)?;
+        match fs::remove_file(path.with_added_extension(SIGNATURE)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            done => done?,
+        }
         file.persist(path)?;
         Ok(())
     };

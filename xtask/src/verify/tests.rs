@@ -4,9 +4,11 @@ use super::*;
 use crate::archive::{self, Options};
 use crate::commands::sign;
 use crate::error::kind_of;
+use crate::fingerprint;
 use crate::sign::Signer;
 use dkumonitor_interface::manifest::{FILE_NAME, FileEntry, FileKind, Manifest, Platform};
 use sha2::{Digest as _, Sha256};
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
@@ -123,6 +125,23 @@ fn edit(tar: &[u8], name: &str, change: impl Fn(&mut tar::Header)) -> Vec<u8> {
     tar
 }
 
+/// With this in the place of that in every name of an entry, with checksums that fit. Both are of one length.
+fn moved(tar: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let (mut tar, mut at) = (tar.to_vec(), 0);
+    while tar[at] != 0 {
+        let mut header = tar::Header::from_byte_slice(&tar[at..at + RECORD]).clone();
+        let name = &mut header.as_old_mut().name;
+        if name.starts_with(from.as_bytes()) {
+            name[..to.len()].copy_from_slice(to.as_bytes());
+        }
+        header.set_cksum();
+        tar[at..at + RECORD].copy_from_slice(header.as_bytes());
+        let size = usize::try_from(header.entry_size().unwrap()).unwrap();
+        at += RECORD + size.next_multiple_of(RECORD);
+    }
+    tar
+}
+
 #[test]
 fn every_flipped_bit_is_seen_and_where_nothing_covers_it_that_is_said() {
     for format in [Format::Gz, Format::Xz] {
@@ -215,6 +234,22 @@ fn whatever_a_tar_may_say_besides_is_seen() {
         &[&tar[..at], &tar[at + 3 * RECORD..tar.len() - 2 * RECORD], entry, &[0; 2 * RECORD]].concat(),
         "not where",
     );
+    // Folders, which the manifest does not name: the one that all is unpacked to, one more, one less.
+    let words = "all of it lies in thing-9.2.3, and was signed as thing-1.2.3";
+    refused("another folder for all", &moved(&tar, "thing-1.2.3", "thing-9.2.3"), words);
+    let folder = |name: &str| {
+        edit(&tar[find(&tar, "thing-1.2.3/bin/\0")..][..RECORD], "thing-1.2.3/bin/\0", |header| {
+            header.as_old_mut().name[.."thing-1.2.3/".len() + name.len()]
+                .copy_from_slice(format!("thing-1.2.3/{name}").as_bytes());
+        })
+    };
+    let share = find(&tar, "thing-1.2.3/share/\0");
+    let more = [&tar[..share], &folder("next/"), &tar[share..]].concat();
+    refused("a folder with nothing in it", &more, "next/: a folder in which no file of the manifest lies");
+    let less = [&tar[..share], &tar[share + RECORD..]].concat();
+    refused("a folder without an entry", &less, "share/: the folder is missing");
+    let spoken = [&tar[..share], &folder("n\x1b[2K\rall is well\n/"), &tar[share..]].concat();
+    refused("words for a terminal", &spoken, "n\\x1b[2K\\rall is well\\n/");
     refused("no entry", &[&tar[..at], &tar[at + 3 * RECORD..]].concat(), "bin/program: missing");
     refused("more zeros", &[tar.as_slice(), &[0; RECORD]].concat(), "something behind its end");
     refused("half an end", &tar[..tar.len() - RECORD], "cut short");
@@ -251,9 +286,58 @@ fn nothing_checked_is_not_taken_for_well() {
     assert!(said(&other).contains("give --key"));
     fs::write(other.with_added_extension("sha256"), "").unwrap();
     assert!(said(&other).contains("its .sha256 is empty"));
+    // Pipes, which keep whoever reads them waiting.
     let pipe = bundle.folder.path().join("pipe.tar.gz");
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    mkfifo(&pipe);
     assert!(said(&pipe).contains("neither a file nor a folder"));
+    fs::write(bundle.folder.path().join(SUMS), format!("{}  pipe.tar.gz\n", "0".repeat(64))).unwrap();
+    assert!(said(&bundle.folder.path().join(SUMS)).contains("pipe.tar.gz: it is not a regular file"));
+    for ending in ["sha256", SIGNATURE] {
+        fs::remove_file(other.with_added_extension(ending)).unwrap();
+        mkfifo(&other.with_added_extension(ending));
+        assert!(said(&other).contains(&format!("notes.{ending}: it is not a regular file")), "{ending}");
+        fs::remove_file(other.with_added_extension(ending)).unwrap();
+        fs::write(other.with_added_extension(ending), "x".repeat(5_000_000)).unwrap();
+        assert!(said(&other).contains("of absurd size"), "{ending}");
+    }
+}
+
+fn mkfifo(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[test]
+fn an_old_release_in_a_new_ones_clothes_is_seen() {
+    let bundle = Bundle::new(Format::Gz);
+    let newer = bundle.folder.path().join("thing-1.3.0.tar.gz");
+    fs::copy(&bundle.archive, &newer).unwrap();
+    fs::copy(bundle.beside(SIGNATURE), newer.with_added_extension(SIGNATURE)).unwrap();
+    let with = With { key: Some(&bundle.key), contents: false };
+    let error = format!("{:#}", verify(&newer, with).unwrap_err());
+    assert!(error.contains("it was signed under the name thing-1.2.3.tar.gz"), "{error}");
+    fs::copy(bundle.beside("sha256"), newer.with_added_extension("sha256")).unwrap();
+    let error = format!("{:#}", verify(&newer, With::default()).unwrap_err());
+    assert!(error.contains("its .sha256 is about thing-1.2.3.tar.gz"), "{error}");
+    // Alone, a name that somebody's browser gave it is no fault, but is told.
+    for ending in ["sha256", SIGNATURE] {
+        fs::remove_file(newer.with_added_extension(ending)).unwrap();
+    }
+    let said = verify(&newer, with).unwrap().join("\n");
+    assert!(said.contains("! it holds thing-1.2.3, whatever it is called"), "{said}");
+    bundle.alone(&fs::read(&bundle.archive).unwrap());
+    let said = bundle.verify(true).unwrap().join("\n");
+    assert!(!said.contains("! it holds"), "{said}");
+    // Checksums that are another file's.
+    let sums = bundle.folder.path().join(SUMS);
+    let sum = fingerprint::hash_file(&newer).unwrap();
+    let other = bundle.folder.path().join("other");
+    fs::write(&other, format!("{sum}  thing-1.3.0.tar.gz\n")).unwrap();
+    let signer = Signer::open(bundle.folder.path().join("key").to_str().unwrap(), Path::new("none")).unwrap();
+    signer.sign_file(&other, 1, None).unwrap();
+    fs::rename(&other, &sums).unwrap();
+    fs::rename(other.with_added_extension(SIGNATURE), sums.with_added_extension(SIGNATURE)).unwrap();
+    let error = format!("{:#}", verify(&sums, with).unwrap_err());
+    assert!(error.contains("SHA256SUMS was signed as other"), "{error}");
 }
 
 #[test]
