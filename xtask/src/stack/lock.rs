@@ -133,7 +133,7 @@ impl Lock {
     /// # Errors
     /// The parser's text.
     pub fn parse_unchecked(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
     }
 
     /// What is wrong in the entries, each in words of its own that name the entry.

@@ -120,8 +120,8 @@ impl Stack {
         if !unknown.is_empty() {
             let known: Vec<_> = self.recipes.iter().map(|recipe| recipe.name.as_str()).collect();
             return Err(Kind::Usage.error(format!(
-                "--only: no recipe is named {}; there are {}",
-                unknown.join(", "),
+                "--only: no recipe is named \"{}\"; there are {}",
+                unknown.join("\", \""),
                 known.join(", ")
             )));
         }

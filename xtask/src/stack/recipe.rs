@@ -243,6 +243,20 @@ impl Step {
         }
     }
 
+    /// All texts in which placeholders are replaced.
+    fn texts(&self) -> impl Iterator<Item = &String> {
+        let go = self.go.iter().flat_map(|go| {
+            let words = go.run.iter().chain(&go.generate).flatten();
+            go.package.iter().chain(&go.output).chain(words).chain(&go.ldflags)
+        });
+        let node = self.node.iter().flat_map(|node| &node.run);
+        let autotools = self.autotools.iter().flat_map(|autotools| {
+            let Autotools { bootstrap, configure, targets, checks, .. } = autotools;
+            [bootstrap, configure, targets, checks].into_iter().flatten()
+        });
+        self.env.values().chain(go).chain(node).chain(autotools)
+    }
+
     fn kinds(&self) -> usize {
         usize::from(self.go.is_some())
             + usize::from(self.node.is_some())
@@ -293,7 +307,7 @@ impl Recipe {
     /// # Errors
     /// A text for people.
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
-        let mut recipe: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut recipe: Self = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         name.clone_into(&mut recipe.name);
         if recipe.source.is_empty() {
             name.clone_into(&mut recipe.source);
@@ -317,6 +331,13 @@ impl Recipe {
                 problems.push(format!("two steps are named \"{name}\""));
             }
             problems.extend(step_problems(step, &self.toolchain).into_iter().map(|why| format!("step \"{name}\": {why}")));
+        }
+        for (tool, version, is_right) in
+            [("go", &self.toolchain.go, is_go_version as fn(&str) -> bool), ("node", &self.toolchain.node, is_node_version)]
+        {
+            if let Some(version) = version.as_deref().filter(|version| !is_right(version)) {
+                problems.push(format!("[toolchain] {tool} = \"{version}\" is no version of {tool}"));
+            }
         }
         if let Some(zig) = &self.toolchain.zig {
             let is_hash = |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -347,8 +368,33 @@ impl Recipe {
     }
 }
 
+/// `1.26`, `1.26.8`, `1.27rc1`.
+fn is_go_version(text: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let (release, candidate) = ["rc", "beta"].into_iter().find_map(|word| text.split_once(word)).unwrap_or((text, "0"));
+    number(candidate) && (2..=3).contains(&release.split('.').count()) && release.split('.').all(number)
+}
+
+/// `24`, `24.11`.
+fn is_node_version(text: &str) -> bool {
+    text.split('.').count() <= 2 && text.split('.').all(|part| part.parse::<u16>().is_ok())
+}
+
+/// The placeholders that stand for something in a step's words.
+const PLACEHOLDERS: [&str; 5] = ["version", "src", "dest", "jobs", "epoch"];
+
+/// What looks like a placeholder in a text and is none: it would go to the tool as it stands.
+fn unknown_placeholders(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split('{').skip(1).filter_map(|rest| rest.split_once('}').map(|(word, _)| word));
+    let looks = |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    words.filter(looks).filter(|word| !PLACEHOLDERS.contains(word))
+}
+
 fn step_problems(step: &Step, toolchain: &Toolchain) -> Vec<String> {
     let mut problems = Vec::new();
+    for word in step.texts().flat_map(|text| unknown_placeholders(text)) {
+        problems.push(format!("{{{word}}} stands for nothing; there are {{{}}}", PLACEHOLDERS.join("}, {")));
+    }
     if step.kinds() != 1 {
         problems.push(format!(
             "needs exactly one of [step.go], [step.node], [step.autotools], [step.cargo] and [step.manual], has {}",
@@ -411,6 +457,13 @@ impl Install {
         {
             return Some(format!("mode \"{mode}\" is not octal permissions such as \"0755\""));
         }
+        let last = self.from.as_deref().and_then(Path::file_name).map(std::ffi::OsStr::to_string_lossy);
+        let last = last.as_deref().filter(|name| name.contains(['*', '?', '[', '{']));
+        for pattern in self.exclude.iter().map(String::as_str).chain(last) {
+            if let Err(error) = globset::Glob::new(pattern) {
+                return Some(format!("\"{pattern}\" is no pattern: {}", error.kind()));
+            }
+        }
         match (&self.from, &self.link) {
             (Some(from), None) => {
                 let root = from.components().next().map(|part| part.as_os_str().to_owned());
@@ -433,6 +486,32 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line_and_name() {
         let error = Recipe::parse("x", "summary = \"s\"\n[toolchain]\ngoo = \"1.24.1\"\n").unwrap_err();
         assert!(error.contains("line 3") && error.contains("goo"), "{error}");
+    }
+
+    #[test]
+    fn what_would_fail_after_hours_of_compiling_is_told_when_the_recipe_is_read() {
+        let parse = |change: (&str, &str)| {
+            let text = "summary = \"s\"\n[toolchain]\ngo = \"1.26.8\"\nnode = \"24\"\n[[step]]\nname = \"x\"\n[step.env]\nV = \"{version}\"\n\
+                        [step.autotools]\nconfigure = [\"--with={dest}/x\"]\n[[install]]\nfrom = \"dest/*.so\"\nto = \"lib/\"\nexclude = [\"x\"]\n";
+            assert!(text.contains(change.0), "{}", change.0);
+            Recipe::parse("x", &text.replacen(change.0, change.1, 1)).map(drop)
+        };
+        for good in [("1.26.8", "1.27rc1"), ("1.26.8", "1.21"), ("\"24\"", "\"24.11\""), ("{version}", "{{ x }} {} ${A}")] {
+            assert_eq!(parse(good), Ok(()), "{good:?}");
+        }
+        for (change, part) in [
+            (("1.26.8", "banana"), "go = \"banana\" is no version"),
+            (("1.26.8", "go1.26.8"), "no version of go"),
+            (("1.26.8", "1"), "no version of go"),
+            (("\"24\"", "\"v24\""), "no version of node"),
+            (("\"x\"]", "\"[a\"]"), "to \"lib/\": \"[a\" is no pattern"),
+            (("*.so", "*.{so"), "is no pattern"),
+            (("{version}", "{versoin}"), "step \"x\": {versoin} stands for nothing; there are {version}, {src}"),
+            (("{dest}", "{prefix}"), "{prefix} stands for nothing"),
+        ] {
+            let error = parse(change).unwrap_err();
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
     }
 
     #[test]
