@@ -9,27 +9,40 @@ use std::fmt::Write as _;
 /// Columns of a row that are no title and no result: blanks and three figures.
 const FIGURES: usize = 35;
 
+/// The same on a terminal that has no room for more than the time on the clock and one word of the result.
+const FEWER_FIGURES: usize = 21;
+
 /// Titles are not cut to less than that.
 const TITLE: usize = 20;
+
+/// Nor to less than that where there are fewer figures.
+const SHORT_TITLE: usize = 10;
 
 /// A row: title, time on the clock, processor time, memory, and how it ended.
 type Row = ((String, String), [String; 4]);
 
 /// Step, time on the clock, processor time, peak memory, and how it ended. Of a step that did not have to run the figures
 /// are left out, but for the time that this saved. On a terminal of `columns` nothing is wider than it, if that can be: long
-/// titles are cut.
+/// titles are cut, and on a narrow one there are fewer columns.
 pub fn table(run: &Run, columns: Option<usize>) -> String {
     let mut rows: Vec<Row> = vec![((String::new(), "step".to_owned()), ["wall", "cpu", "peak", ""].map(str::to_owned))];
     rows.extend(run.steps.iter().map(row));
     rows.push(total(run));
     let results = rows[1..rows.len() - 1].iter().map(|(_, [.., result])| measure_text_width(result)).max().unwrap_or(0);
-    let room = columns.map_or(usize::MAX, |columns| columns.saturating_sub(FIGURES + results).max(TITLE));
+    let narrow = columns.is_some_and(|columns| columns < FIGURES + results + TITLE);
+    let room = columns.map_or(usize::MAX, |columns| match narrow {
+        true => columns.saturating_sub(FEWER_FIGURES).max(SHORT_TITLE),
+        false => columns - FIGURES - results,
+    });
     let titles: Vec<_> = rows.iter().map(|((component, step), _)| text::title(component, step, room)).collect();
     let width = titles.iter().map(|title| measure_text_width(title)).max().unwrap_or(0);
     let mut text = String::new();
     for (title, (_, [wall, cpu, peak, result])) in titles.iter().zip(&rows) {
         let padding = width.saturating_sub(measure_text_width(title));
-        let line = format!("  {title}{:padding$} {wall:>10} {cpu:>10} {peak:>8}  {result}", "");
+        let line = match narrow {
+            true => format!("  {title}{:padding$} {wall:>10}  {}", "", result.split(' ').next().unwrap_or_default()),
+            false => format!("  {title}{:padding$} {wall:>10} {cpu:>10} {peak:>8}  {result}", ""),
+        };
         let _ = writeln!(text, "{}", line.trim_end());
     }
     let _ = write!(text, "  {}", run.counts());
@@ -110,5 +123,8 @@ pub(super) mod tests {
         let table = table(&run(), Some(80));
         assert!(table.lines().all(|line| measure_text_width(line) <= 80), "{table}");
         assert!(table.contains("  grafana a step with a <n…     0.35 s     0.20 s   9.0 MB  built"), "{table}");
+        let table = super::table(&run(), Some(40));
+        assert!(table.lines().all(|line| measure_text_width(line) <= 40), "{table}");
+        assert!(table.contains("  go-carbon compile            –  cached\n"), "{table}");
     }
 }
