@@ -60,6 +60,16 @@ impl Dirs {
         Ok(())
     }
 
+    /// Makes the dist folder and sees whether something can be written there: better before hours of compiling than after.
+    ///
+    /// # Errors
+    /// [`Kind::Stage`] when it cannot.
+    pub fn make_dist(&self) -> anyhow::Result<()> {
+        create_dir_all(&self.dist)
+            .and_then(|()| tempfile::tempfile_in(&self.dist).map(drop))
+            .kind(Kind::Stage, || format!("cannot write in {} (choose another with --dist-dir)", self.dist.display()))
+    }
+
     /// The stand-in lies where everybody may write: it has to be ours alone before anything is compiled in it.
     fn make_stand_in(&self) -> anyhow::Result<()> {
         let plain = &self.plain;

@@ -61,7 +61,9 @@ impl fmt::Display for CommandFailed {
             (Some(line), Network::Offline) => write!(f, "\n  missing:     {line}")?,
             (Some(_), Network::Open) | (None, _) => {}
         }
-        write!(f, "\n  command:     {}\n  in:          {}", self.command, self.dir.display())?;
+        // Its parts put together again have no `/.` at the end.
+        let dir: PathBuf = self.dir.components().collect();
+        write!(f, "\n  command:     {}\n  in:          {}", self.command, dir.display())?;
         if let Some(script) = &self.again {
             write!(f, "\n  run again:   sh {}", quote(script.as_os_str()))?;
         }

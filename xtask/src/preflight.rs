@@ -144,7 +144,7 @@ pub fn rust_target(target: &str, users: &str) -> Finding {
 
 fn memory(recipes: &[&Recipe]) -> Option<Finding> {
     let (need, user) = recipes.iter().map(|recipe| (recipe.memory_mb() * 1_000_000, &recipe.name)).max()?;
-    let have = host::memory()?;
+    let have = host::memory().filter(|_| need > 0)?;
     let text = progress::bytes(have);
     let state = if have < need { Err(format!("is only {text}; add swap, or build elsewhere")) } else { Ok(text) };
     Some(Finding { what: format!("memory of {} (for {user})", progress::bytes(need)), state, mend: Vec::new() })
@@ -152,7 +152,7 @@ fn memory(recipes: &[&Recipe]) -> Option<Finding> {
 
 fn disk(recipes: &[&Recipe], dirs: &Dirs) -> Option<Finding> {
     let need: u64 = recipes.iter().map(|recipe| recipe.needs.disk_mb * 1_000_000).sum();
-    let have = host::free_disk(&dirs.build)?;
+    let have = host::free_disk(&dirs.build).filter(|_| need > 0)?;
     let text = progress::bytes(have);
     let state = if have < need {
         Err(format!("is only {text} in {}; make room, or choose another folder with --build-dir", dirs.build.display()))

@@ -103,7 +103,7 @@ impl Repository {
     pub fn look(root: &Path, workspace: &Path, version: &str, network: bool) -> anyhow::Result<Self> {
         let git = |words: &[&str]| {
             let mut command = std::process::Command::new("git");
-            let output = command.arg("-C").arg(root).args(words).env("LC_ALL", "C").output()?;
+            let output = command.arg("-C").arg(root).args(words).env("LC_ALL", "C").output().context("git cannot be run")?;
             if output.status.success() {
                 return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
             }
@@ -111,8 +111,9 @@ impl Repository {
             let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
             Err(anyhow::anyhow!("git says \"{said}\""))
         };
-        let head = git(&["rev-parse", "--verify", "HEAD"])
-            .kind(Kind::Usage, || format!("cannot release {}: it lies in no git repository with a commit", root.display()))?;
+        let head = git(&["rev-parse", "--verify", "HEAD"]).kind(Kind::Usage, || {
+            format!("cannot release {}: it has to lie in a git repository with a commit", root.display())
+        })?;
         let changed = git(&["status", "--porcelain", "--untracked-files=normal"])?;
         let object = format!("refs/tags/{}^{{commit}}", tag(version));
         let changelog = [root, workspace].iter().map(|folder| folder.join("CHANGELOG.md")).find(|path| path.is_file());

@@ -462,3 +462,18 @@ fn the_archive_of_sources_holds_the_repository_and_a_mirror_from_which_the_bundl
     let again = place.path("other dist").join(place.archive().file_name().unwrap());
     assert!(fs::read(again).unwrap() == built, "another archive");
 }
+
+#[test]
+fn a_stack_that_git_does_not_track_goes_along_with_the_sources() {
+    // Below the target folder, which as a rule lies in the repository and is ignored by git.
+    let place = Place::lasting("untracked");
+    place.write("stack/vendor.lock", "[[source]]\nname = \"thing\"\nversion = \"1\"\npath = \"thing\"\nlicense = \"MIT\"\n");
+    place.write("stack/recipes/thing.toml", "summary = \"x\"\n[[install]]\nfrom = \"src/file\"\nto = \"share/file\"\n");
+    place.write("stack/thing/file", "x");
+    place.xtask(&["package", "--sources", "--skip-gate"]).good();
+    let archive = place.path("dist").join(format!("dkumonitor-stack-{VERSION}-sources.tar.gz"));
+    let listed = Command::new("tar").arg("tzf").arg(archive).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let wanted = format!("dkumonitor-stack-{VERSION}-sources/stack/stack/thing/file");
+    assert!(listed.lines().any(|line| line == wanted), "{wanted} is not in it");
+}

@@ -219,6 +219,18 @@ fn output_that_nobody_takes_ends_the_program_without_a_panic() {
 }
 
 #[test]
+fn a_dist_folder_that_cannot_be_written_to_is_told_before_anything_is_compiled() {
+    let place = compiled(GOOD_MAKEFILE);
+    place.write("dist", "in the way");
+    let text = place.xtask(&["package"]).bad(8, &[place.path("dist").to_str().unwrap(), "choose another with --dist-dir"]);
+    assert!(!text.contains("thing unpack"), "{text}");
+    fs::remove_file(place.path("dist")).unwrap();
+    // A form that is named twice is written and told once.
+    let text = place.xtask(&["package", "--format", "gz,xz,gz"]).good();
+    assert_eq!(text.matches("\nsha256 ").count(), 2, "{text}");
+}
+
+#[test]
 fn missing_tools_are_told_all_at_once_with_the_command_that_installs_them() {
     let place = compiled(GOOD_MAKEFILE);
     let recipe = fs::read_to_string(place.path("stack/recipes/thing.toml")).unwrap();

@@ -133,7 +133,8 @@ impl Workshop {
         self.dirs.make()?;
         let path = self.dirs.build.join("lock");
         let open = || File::options().create(true).read(true).write(true).truncate(false).open(&path);
-        let mut file = open().kind(Kind::Stage, || format!("cannot open {}", path.display()))?;
+        let cannot = || format!("cannot write to {} (choose another build folder with --build-dir)", path.display());
+        let mut file = open().kind(Kind::Stage, cannot)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

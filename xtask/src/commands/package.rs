@@ -1,6 +1,7 @@
 //! `package`: from the pins to the archive.
 
 use super::{BuildLock, Workshop, ahead, bring, sources};
+use crate::archive::Format;
 use crate::cli;
 use crate::engine::{self, Ended, Engine};
 use crate::error::{Kind, WithKind as _};
@@ -52,7 +53,8 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
         (epoch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), first)
     });
     let name = stage::bundle_name(&workshop.stack, extent) + &workshop.target.suffix();
-    let (dirs, formats) = (&workshop.dirs, args.formats.as_slice());
+    let formats = &each_once(&args.formats);
+    let dirs = &workshop.dirs;
     let signer = signer.as_ref();
     let (target, policy) = (workshop.target, Policy::read(&workshop.stack.root, &workshop.workspace)?);
     let bundle =
@@ -79,6 +81,17 @@ pub fn run(args: &cli::Package) -> anyhow::Result<()> {
         workshop.ui.artifact(&path, Some(&sha256), Some(size));
     }
     Ok(())
+}
+
+/// The forms in the order in which they are named, each once.
+fn each_once(formats: &[Format]) -> Vec<Format> {
+    let mut once = Vec::new();
+    for format in formats {
+        if !once.contains(format) {
+            once.push(*format);
+        }
+    }
+    once
 }
 
 /// What is to be packed, and how much of the stack that is.
@@ -306,6 +319,7 @@ impl<'a> Package<'a> {
     fn execute(&self, plan: &Plan<'_>, ready: BTreeMap<String, Record>) -> anyhow::Result<bool> {
         let (workshop, args) = (self.workshop, self.args);
         let building: Vec<&Recipe> = if args.skip_build { Vec::new() } else { plan.to_build().map(|c| c.recipe).collect() };
+        workshop.dirs.make_dist()?;
         workshop.ui.keep_logs(&workshop.dirs.build)?;
         self.tell_plan(plan);
         for component in plan.to_build().filter(|_| !args.skip_build) {

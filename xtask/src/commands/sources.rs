@@ -64,7 +64,10 @@ fn gather(workshop: &Workshop, root: &Path) -> anyhow::Result<(usize, Option<Str
     if workshop.stack.name.is_none() {
         return Ok((count, None));
     }
-    if let Ok(inner) = stack.strip_prefix(workspace) {
+    // One that git does not track, or not yet, has not come with the rest.
+    if let Ok(inner) = stack.strip_prefix(workspace)
+        && root.join(inner).join("vendor.lock").is_file()
+    {
         return Ok((count, Some(inner.to_string_lossy().into_owned())));
     }
     // Its name is its folder's.

@@ -109,7 +109,8 @@ fn items(facts: &Facts<'_>) -> anyhow::Result<Vec<Item>> {
         return Ok(items.into_values().collect());
     }
     let more = problems.len().saturating_sub(MOST_TOLD);
-    let mut text = format!("{} licences cannot be accounted for:", problems.len());
+    let what = if problems.len() == 1 { "a licence".to_owned() } else { format!("{} licences", problems.len()) };
+    let mut text = format!("{what} cannot be accounted for:");
     for problem in problems.iter().take(MOST_TOLD) {
         text += &format!("\n  {problem}");
     }
