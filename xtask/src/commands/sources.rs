@@ -1,6 +1,6 @@
 //! `package --sources`: the archive of all sources that belong to a bundle, from which it can be built without internet.
 //!
-//! It holds the repository as far as git tracks it (what `.gitignore` leaves, where there is no git), the stack where that lies elsewhere,
+//! It holds the repository as it was built from (what git tracks or has not been told to ignore), the stack where that lies elsewhere,
 //! and in `mirror/` everything that a build fetches. That is the corresponding source that the copyleft licences
 //! want to go along, and more: compilers and all other modules, packages and crates too.
 
@@ -59,7 +59,7 @@ pub(super) fn write(
 /// Copies the repository, and the stack where it lies elsewhere. Gives how many files, and what `--stack` has to name.
 fn gather(workshop: &Workshop, root: &Path) -> anyhow::Result<(usize, Option<String>)> {
     let workspace = &workshop.workspace;
-    let mut count = copy(workspace, &tracked(workspace)?, root)?;
+    let mut count = copy(workspace, &belonging(workspace)?, root)?;
     let stack = &workshop.stack.root;
     if workshop.stack.name.is_none() {
         return Ok((count, None));
@@ -73,14 +73,16 @@ fn gather(workshop: &Workshop, root: &Path) -> anyhow::Result<(usize, Option<Str
     // Its name is its folder's.
     let name = stack.file_name().unwrap_or(STACK.as_ref()).to_string_lossy().into_owned();
     let inner = format!("{STACK}/{name}");
-    count += copy(stack, &tracked(stack)?, &root.join(&inner))?;
+    count += copy(stack, &belonging(stack)?, &root.join(&inner))?;
     Ok((count, Some(inner)))
 }
 
 /// The files that belong to a folder, relative to it.
-fn tracked(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn belonging(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let shell = xshell::Shell::new()?;
-    let asked = xshell::cmd!(shell, "git -C {folder} ls-files -z").quiet().ignore_stderr().read();
+    // A file that nobody has committed yet was compiled as well.
+    let asked =
+        xshell::cmd!(shell, "git -C {folder} ls-files -z --cached --others --exclude-standard").quiet().ignore_stderr().read();
     let listed: Vec<PathBuf> =
         asked.unwrap_or_default().split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect();
     if !listed.is_empty() {
@@ -127,4 +129,31 @@ fn readme(bundle: &Bundle<'_>, stack: Option<&str>) -> String {
          The licences of all parts are in the bundle's `licenses/`.\n",
         bundle.name, bundle.epoch
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_committed_yet_belongs_to_a_repository_and_what_is_ignored_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("old", ""), ("new", ""), ("ignored", ""), (".gitignore", "ignored\n"), ("gone", "")] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let git = |words: &[&str]| {
+            let done = std::process::Command::new("git").arg("-C").arg(folder.path()).args(words).output().unwrap();
+            assert!(done.status.success(), "{done:?}");
+        };
+        git(&["init", "--quiet"]);
+        git(&["add", "old", "gone"]);
+        fs::remove_file(folder.path().join("gone")).unwrap();
+        let mut found = belonging(folder.path()).unwrap();
+        found.sort();
+        assert_eq!(found, [".gitignore", "gone", "new", "old"].map(PathBuf::from));
+        let target = folder.path().join("ignored");
+        fs::remove_file(&target).unwrap();
+        assert_eq!(copy(folder.path(), &found, &target).unwrap(), 3, "what is gone is passed over");
+        assert!(target.join("new").is_file());
+    }
 }

@@ -21,7 +21,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 /// Raised whenever the same tree gives another package or image, so that what was packed before is packed again.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// How this machine may be used.
 pub struct With<'a> {
@@ -80,8 +80,6 @@ impl<'a> Product<'a> {
     fn of(tree: &'a Path, bundle: &'a str, epoch: u64) -> anyhow::Result<Self> {
         let manifest = Manifest::read(tree)?;
         let name = bundle.split_once(&format!("-{}", manifest.version)).map_or(bundle, |(name, _)| name);
-        let licenses: BTreeSet<_> = manifest.components.iter().map(|component| component.license.as_str()).collect();
-        let group = |text: &str| if text.contains(" OR ") { format!("({text})") } else { text.to_owned() };
         let mut dynamic = Vec::new();
         for file in manifest.files.iter().filter(|file| matches!(file.kind, FileKind::File { .. })) {
             if has_interpreter(&tree.join(&file.path)).with_context(|| format!("cannot read {}", file.path))? {
@@ -97,7 +95,7 @@ impl<'a> Product<'a> {
             arch: manifest.platform.arch,
             glibc: manifest.platform.glibc,
             version: manifest.version,
-            license: licenses.into_iter().map(group).collect::<Vec<_>>().join(" AND "),
+            license: all_of(manifest.components.iter().map(|component| component.license.as_str())),
             dynamic,
             kind,
             epoch,
@@ -112,6 +110,19 @@ impl<'a> Product<'a> {
             other => other,
         }
     }
+}
+
+/// The licence of what holds parts under each of these, every one named once.
+fn all_of<'a>(licenses: impl Iterator<Item = &'a str>) -> String {
+    let mut all = BTreeSet::new();
+    for text in licenses.filter(|text| !text.is_empty()) {
+        if text.contains(['(', ')']) || text.contains(" OR ") {
+            all.insert(format!("({text})"));
+        } else {
+            all.extend(text.split(" AND ").map(str::to_owned));
+        }
+    }
+    Vec::from_iter(all).join(" AND ")
 }
 
 /// Whether this is a program that names the loader which has to start it (PT_INTERP in a 64-bit ELF file of this byte order).
@@ -134,6 +145,13 @@ fn has_interpreter(path: &Path) -> anyhow::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_licence_of_a_package_is_named_once() {
+        let all = ["Apache-2.0", "Apache-2.0 AND MIT AND BSD-3-Clause", "", "MIT OR Apache-2.0", "GPL-2.0-only WITH x AND MIT"];
+        let said = all_of(all.into_iter());
+        assert_eq!(said, "(MIT OR Apache-2.0) AND Apache-2.0 AND BSD-3-Clause AND GPL-2.0-only WITH x AND MIT");
+    }
 
     #[test]
     fn programs_that_need_a_loader_are_told_from_static_ones_and_from_other_files() {
