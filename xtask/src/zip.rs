@@ -4,6 +4,7 @@
 //! leads out and a member that is not as the archive says are errors.
 
 use anyhow::Context as _;
+use rawzip::time::ZipDateTimeKind;
 use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive};
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -12,20 +13,27 @@ use std::io::Read as _;
 pub struct Zip<'a> {
     archive: ZipSliceArchive<&'a [u8]>,
     members: BTreeMap<String, Member>,
+    order: Vec<String>,
 }
 
 /// A member that is no folder.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Member {
     at: ZipArchiveEntryWayfinder,
     method: CompressionMethod,
     is_link: bool,
+    time: ZipDateTimeKind,
 }
 
 impl Member {
     /// Whether it is a symbolic link, whose content is its target.
     pub fn is_link(&self) -> bool {
         self.is_link
+    }
+
+    /// The time that it carries, in words.
+    pub fn time(&self) -> String {
+        self.time.to_string()
     }
 }
 
@@ -36,7 +44,7 @@ impl<'a> Zip<'a> {
     /// When it is no zip, or its list is none that an honest program writes.
     pub fn new(bytes: &'a [u8]) -> anyhow::Result<Self> {
         let archive = ZipArchive::from_slice(bytes)?;
-        let mut members = BTreeMap::new();
+        let (mut members, mut order) = (BTreeMap::new(), Vec::new());
         let mut entries = archive.entries();
         while let Some(entry) = entries.next_entry()? {
             let name = String::from_utf8_lossy(entry.file_path().as_ref()).into_owned();
@@ -44,16 +52,22 @@ impl<'a> Zip<'a> {
             if entry.is_dir() {
                 continue;
             }
-            let member =
-                Member { at: entry.wayfinder(), method: entry.compression_method(), is_link: entry.mode().is_symlink() };
+            let (at, method, time) = (entry.wayfinder(), entry.compression_method(), entry.last_modified());
+            let member = Member { at, method, is_link: entry.mode().is_symlink(), time };
+            order.push(name.clone());
             anyhow::ensure!(members.insert(name.clone(), member).is_none(), "it holds \"{}\" twice", name.escape_debug());
         }
-        Ok(Self { archive, members })
+        Ok(Self { archive, members, order })
     }
 
     /// The members, by name.
     pub fn members(&self) -> &BTreeMap<String, Member> {
         &self.members
+    }
+
+    /// Their names, as they stand in its list.
+    pub fn order(&self) -> &[String] {
+        &self.order
     }
 
     /// The content of a member, at most so many bytes of it. The sum is that of the whole, so it is checked where the whole is read.

@@ -56,7 +56,7 @@ fn a_build_that_fails_fails_repro_as_it_does_and_a_place_that_is_none_before_tha
 
 /// What a step can leave of where, when and by whom it was run: a file's name, the commands that write it to `$@`, and what has to be
 /// said of it.
-const PLANTED: [(&str, &str, &[&str]); 9] = [
+const PLANTED: [(&str, &str, &[&str]); 10] = [
     ("a-path", "echo in $$PWD > $@", &["the first names", "the second names its own places"]),
     (
         "b-program",
@@ -70,6 +70,11 @@ const PLANTED: [(&str, &str, &[&str]); 9] = [
     ("g-variable", "echo $$PATH > $@", &["the second names its own places"]),
     ("h-random", "head -c 16 /dev/urandom | sha256sum > $@", &["these look random"]),
     ("i-packed", "date +%N > y; gzip -c y > $@", &["gzip"]),
+    (
+        "j-zip",
+        "echo in $$PWD > z; python3 -m zipfile -c $@ z",
+        &["the second names its own places", "inside the zip, z: line 1: "],
+    ),
 ];
 
 #[test]

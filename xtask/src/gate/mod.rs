@@ -17,7 +17,7 @@ pub mod trial;
 mod wrapping;
 
 pub use checks::{Bundle, Finding};
-pub use traces::{Machine, Mark, find as find_traces};
+pub use traces::{Machine, Mark, find as find_traces, unpacked};
 
 use crate::archive::Format;
 use crate::dirs::Dirs;

@@ -112,24 +112,24 @@ impl Machine {
 /// The first trace of each mark in a file's content.
 pub fn find(content: &[u8], marks: &[Mark]) -> Vec<Trace> {
     let mut found: Vec<Trace> = marks.iter().filter_map(|mark| mark.find(content)).collect();
-    if let Some(inner) = unpacked(content) {
+    if let Some((_, inner)) = unpacked(content) {
         found.extend(marks.iter().filter_map(|mark| mark.find(&inner)).map(|trace| Trace { packed: true, ..trace }));
     }
     found
 }
 
-/// What a packed file holds, as far as it can be unpacked.
-fn unpacked(content: &[u8]) -> Option<Vec<u8>> {
-    let reader: Box<dyn Read + '_> = match content {
-        [0x1f, 0x8b, 8, ..] => Box::new(flate2::read::MultiGzDecoder::new(content)),
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Box::new(bzip2::read::MultiBzDecoder::new(content)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(xz2::read::XzDecoder::new_multi_decoder(content)),
+/// What a packed file holds, as far as it can be unpacked, and by which program it was packed.
+pub fn unpacked(content: &[u8]) -> Option<(&'static str, Vec<u8>)> {
+    let (tool, reader): (_, Box<dyn Read + '_>) = match content {
+        [0x1f, 0x8b, 8, ..] => ("gzip", Box::new(flate2::read::MultiGzDecoder::new(content))),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => ("bzip2", Box::new(bzip2::read::MultiBzDecoder::new(content))),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => ("xz", Box::new(xz2::read::XzDecoder::new_multi_decoder(content))),
         _ => return None,
     };
     let mut inner = Vec::new();
     // What is damaged further on was still read up to there.
     let _ = reader.take(UNPACKED_AT_MOST).read_to_end(&mut inner);
-    Some(inner)
+    Some((tool, inner))
 }
 
 /// Whether a byte may be part of a name in a path.

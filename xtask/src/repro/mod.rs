@@ -9,6 +9,7 @@
 
 pub mod compare;
 mod hints;
+mod packed;
 mod reason;
 pub mod second;
 

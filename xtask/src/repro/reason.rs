@@ -1,8 +1,7 @@
 //! Why two files that should be the same are not, as far as their bytes tell.
 
-use super::{Sides, hints};
+use super::{Sides, hints, packed};
 use crate::gate::find_traces;
-use jiff::Timestamp;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{Endianness, Object as _, ObjectSection as _};
 use std::path::Path;
@@ -17,17 +16,22 @@ pub fn of(one: &[u8], other: &[u8], name: &str, sides: &Sides, with_diffoscope: 
         let traces = find_traces(content, marks);
         reasons.extend(traces.iter().map(|trace| format!("the {which} names {}: \"{}\"", trace.what, cut(&trace.text))));
     }
-    let looked = of_text(one, other, sides).or_else(|| of_elf(one, other, sides)).or_else(|| of_gzip(one, other, sides));
-    reasons.extend(looked.unwrap_or_else(|| of_bytes(one, other, sides)));
+    reasons.extend(of_content(one, other, sides));
     if with_diffoscope {
         reasons.extend(diffoscope(one, other, name));
     }
     reasons
 }
 
+/// The same of what is nobody's file: what stands in another one, say.
+pub(super) fn of_content(one: &[u8], other: &[u8], sides: &Sides) -> Vec<String> {
+    let looked = of_text(one, other, sides).or_else(|| of_elf(one, other, sides)).or_else(|| packed::of(one, other, sides));
+    looked.unwrap_or_else(|| of_bytes(one, other, sides))
+}
+
 /// Why two archives of the same members are not the same.
 pub fn of_packing(one: &[u8], other: &[u8]) -> Vec<String> {
-    of_gzip_header(one, other).map_or_else(|| of_bytes(one, other, &Sides::default()), |reason| vec![reason])
+    packed::gzip_header(one, other).map_or_else(|| of_bytes(one, other, &Sides::default()), |reason| vec![reason])
 }
 
 fn cut(text: &str) -> String {
@@ -104,39 +108,6 @@ fn of_elf(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
         reasons.extend(of_bytes(a, b, sides).into_iter().map(|reason| format!("{name}: {reason}")));
     }
     Some(reasons)
-}
-
-/// What differs in gzip's header, if anything.
-fn of_gzip_header(one: &[u8], other: &[u8]) -> Option<String> {
-    let time = |bytes: &[u8]| match bytes {
-        [0x1f, 0x8b, 8, _, a, b, c, d, ..] => Some(u32::from_le_bytes([*a, *b, *c, *d])),
-        _ => None,
-    };
-    let (a, b) = (time(one)?, time(other)?);
-    let shown = |time: u32| match time {
-        0 => "none".to_owned(),
-        time => Timestamp::from_second(i64::from(time)).map_or_else(|_| time.to_string(), |time| time.to_string()),
-    };
-    (a != b).then(|| format!("gzip's header holds the time of packing: {} and {}", shown(a), shown(b)))
-}
-
-/// What differs in two files packed by gzip: the header, or what they hold.
-fn of_gzip(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
-    if let Some(reason) = of_gzip_header(one, other) {
-        return Some(vec![reason]);
-    }
-    let unpack = |bytes: &[u8]| {
-        let mut inner = Vec::new();
-        let packed = bytes.starts_with(&[0x1f, 0x8b, 8]);
-        (packed && std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(bytes), &mut inner).is_ok())
-            .then_some(inner)
-    };
-    let (a, b) = (unpack(one)?, unpack(other)?);
-    if a == b {
-        return Some(vec!["packed by gzip with the same content, but by another program or level".to_owned()]);
-    }
-    let inner = of_text(&a, &b, sides).or_else(|| of_elf(&a, &b, sides)).unwrap_or_else(|| of_bytes(&a, &b, sides));
-    Some(inner.into_iter().map(|reason| format!("inside gzip: {reason}")).collect())
 }
 
 /// The first byte that differs, with what stands around it.
@@ -222,18 +193,6 @@ mod tests {
         let found = reasons(&library(&["liba.so"], None, &[]), &library(&["libb.so"], None, &[]));
         assert!(found.iter().any(|line| line.contains("differ") && line.contains("byte")) || found.len() >= 2, "{found:?}");
         assert!(!found.iter().any(|line| line.starts_with("line")), "{found:?}");
-    }
-
-    #[test]
-    fn of_packed_files_the_header_is_told_or_the_content() {
-        use std::io::Write as _;
-        let packed = |time: u32, text: &[u8]| {
-            let mut gz = flate2::GzBuilder::new().mtime(time).write(Vec::new(), flate2::Compression::fast());
-            gz.write_all(text).unwrap();
-            gz.finish().unwrap()
-        };
-        assert!(reasons(&packed(1_700_000_000, b"x"), &packed(1_700_000_100, b"x"))[0].contains("the time of packing: 2023"));
-        assert!(reasons(&packed(0, b"one\n"), &packed(0, b"two\n"))[0].starts_with("inside gzip: line 1"));
     }
 
     #[test]
