@@ -269,9 +269,11 @@ fn a_real_engine_runs_the_image_and_the_next_version_on_its_volume() {
         "process one: 1",
         "user: 65532",
         &format!("printed: Installed server {VERSION} in /data/monitor."),
+        "in its log: supervisor and services",
         "one ended: 0",
         "well: [CMD /data/monitor/bin/dkm status]",
         &format!("printed: /data/monitor went from {VERSION} to {next}."),
+        "of services in its log: 0",
         "two ended: 0",
         "done",
     ] {

@@ -111,8 +111,10 @@ fn act(home: &Home, verb: &Verb) -> Result<ExitCode> {
         Verb::Top(options) => top::run(home, options),
         Verb::Shell => shell::run(home),
         Verb::Check(options) => check::run(home, options),
-        Verb::Supervisor { start: false } => supervise::run(home.clone()).map(|()| ExitCode::SUCCESS),
-        Verb::Supervisor { start: true } => supervise::run_all(home.clone()).map(|()| ExitCode::SUCCESS),
+        Verb::Supervisor { start, forward } => {
+            let beginning = supervise::Beginning { start: *start, forward: forward.forward_logs };
+            supervise::run(home.clone(), beginning).map(|()| ExitCode::SUCCESS)
+        }
         // Neither needs a data folder: `run` has answered them.
         Verb::Completions { .. } | Verb::Complete { .. } => Ok(ExitCode::SUCCESS),
     }

@@ -18,7 +18,10 @@ use crate::supervise::{self, child};
 /// # Errors
 /// When the service runs already, or its program cannot be run.
 pub fn run(home: &Home, options: &Run) -> Result<ExitCode> {
-    let Some(asked) = &options.service else { return supervise::run_all(home.clone()).map(|()| ExitCode::SUCCESS) };
+    let Some(asked) = &options.service else {
+        let beginning = supervise::Beginning { start: true, forward: options.forward.forward_logs };
+        return supervise::run(home.clone(), beginning).map(|()| ExitCode::SUCCESS);
+    };
     let name = Known::defined(home)?.need_one(asked)?;
     let service = home.services()?.into_iter().find(|service| service.name == name);
     let service = service.with_context(|| format!("there is no definition of {name} any more"))?;

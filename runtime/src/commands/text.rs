@@ -14,7 +14,13 @@ pub const LONGEST_LINE: usize = 16 * 1024;
 /// One line of a log, its end not included, as a terminal may see it: harmless, and of bounded length.
 #[must_use]
 pub fn shown(line: &[u8]) -> String {
-    if line.len() <= LONGEST_LINE {
+    beginning(line, line.len(), "--raw shows them")
+}
+
+/// The same of a line that has so many bytes, of which no more than its beginning and one byte need be there; `rest`: where the others are.
+#[must_use]
+pub fn beginning(line: &[u8], length: usize, rest: &str) -> String {
+    if length <= LONGEST_LINE {
         return harmless(line);
     }
     let mut cut = LONGEST_LINE;
@@ -22,7 +28,7 @@ pub fn shown(line: &[u8]) -> String {
     while cut > LONGEST_LINE - 4 && line[cut] & 0xc0 == 0x80 {
         cut -= 1;
     }
-    format!("{} [{} more bytes in this line; --raw shows them]", harmless(&line[..cut]), line.len() - cut)
+    format!("{} [{} more bytes in this line; {rest}]", harmless(&line[..cut]), length - cut)
 }
 
 /// A value as JSON that is as harmless: what JSON itself leaves as it is becomes `\uXXXX`, which means the same.

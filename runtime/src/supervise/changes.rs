@@ -33,7 +33,7 @@ impl Supervisor {
         let lives = |home: &crate::home::Home, name: &str| child::holder(&home.service_lock(name)).is_some();
         for service in files.services {
             let old = in_force.remove(&service.name).filter(|old| *old != service && lives(&self.home, &service.name));
-            let mut unit = Unit::new(&self.home, old.clone().unwrap_or_else(|| service.clone()))?;
+            let mut unit = self.unit(old.clone().unwrap_or_else(|| service.clone()))?;
             unit.definition = old.is_some().then_some(ChangeKind::Changed);
             self.units.push(unit);
         }
@@ -43,7 +43,7 @@ impl Supervisor {
                 Some(unit) => unit.mark_broken(&message),
                 None => {
                     let known = in_force.remove(&fault.service).unwrap_or_else(|| Service::unknown(&fault.service));
-                    let mut unit = Unit::new(&self.home, known)?;
+                    let mut unit = self.unit(known)?;
                     unit.mark_broken(&message);
                     self.units.push(unit);
                 }
@@ -52,7 +52,7 @@ impl Supervisor {
         }
         for (name, service) in in_force {
             if lives(&self.home, &name) {
-                let mut unit = Unit::new(&self.home, service)?;
+                let mut unit = self.unit(service)?;
                 unit.definition = Some(ChangeKind::Removed);
                 self.units.push(unit);
             }
@@ -60,6 +60,13 @@ impl Supervisor {
         self.link();
         self.remember();
         Ok(())
+    }
+
+    /// A service under supervision.
+    fn unit(&self, service: Service) -> Result<Unit> {
+        let mut unit = Unit::new(&self.home, service)?;
+        unit.output.forward_to(self.outlet.forward(&unit.service.name));
+        Ok(unit)
     }
 
     /// What was in force when the last supervisor wrote it down.
@@ -110,7 +117,7 @@ impl Supervisor {
                 Some(_) => {}
                 None => {
                     changed = true;
-                    self.units.push(Unit::new(&self.home, service)?);
+                    self.units.push(self.unit(service)?);
                     self.keeper.look_again();
                 }
             }
@@ -141,7 +148,7 @@ impl Supervisor {
         }
         for (name, message) in faults {
             if !self.units.iter().any(|unit| unit.service.name == name)
-                && let Ok(mut unit) = Unit::new(&self.home, Service::unknown(name))
+                && let Ok(mut unit) = self.unit(Service::unknown(name))
             {
                 unit.mark_broken(&message);
                 self.units.push(unit);
@@ -203,7 +210,7 @@ impl Supervisor {
             match (change.kind, known, file.remove(&change.service)) {
                 (ChangeKind::Added, None, Some(service)) => {
                     let enabled = service.enabled;
-                    self.units.push(Unit::new(&self.home, service)?);
+                    self.units.push(self.unit(service)?);
                     self.keeper.look_again();
                     to_start.extend(enabled.then_some(self.units.len() - 1));
                 }

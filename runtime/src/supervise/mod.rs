@@ -1,4 +1,5 @@
-//! The supervisor: one process for one data folder, one thread, one loop.
+//! The supervisor: one process for one data folder, one thread, one loop. (In the foreground there is a second thread, which only
+//! writes what was said to standard output: [`outlet`].)
 //!
 //! The loop waits in poll(2) for signals, requests, output of services, answers to probes and the end of adopted processes, and
 //! until the earliest deadline; with nothing of these it does not wake up at all. Each round it
@@ -49,6 +50,7 @@ pub mod health;
 pub mod logs;
 pub mod metrics;
 pub mod notify;
+pub mod outlet;
 pub mod probe;
 mod requests;
 mod settle;
@@ -59,6 +61,7 @@ mod unit;
 pub mod upgrade;
 pub mod usage;
 
+use outlet::{Outlet, Showing};
 use requests::Doing;
 use state::{Event, Next, State};
 use unit::Unit;
@@ -81,6 +84,9 @@ const UNWATCHED: Duration = Duration::from_secs(1);
 /// How long the listener is left alone when no descriptor is left for who wants in.
 const CROWDED: Duration = Duration::from_millis(100);
 
+/// How long a slow reader of what is printed is waited for at the end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// Memory is given back no more often than this, unless clients were here: what is used all the time is soon there again.
 const REST_GAP: Duration = Duration::from_secs(1);
 
@@ -101,6 +107,7 @@ pub struct Supervisor {
     /// What makes us the only one; held as long as we live.
     lock: std::fs::File,
     log: logs::Log,
+    outlet: Outlet,
     me: SupervisorStatus,
     boot: String,
     /// Our own control group, if services may have theirs below it.
@@ -148,23 +155,21 @@ enum Source {
     Metrics,
 }
 
-/// Runs the supervisor of a data folder until it is told to end. It starts no service by itself.
+/// How a supervisor begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beginning {
+    /// Whether every enabled service is started first, as systemd and containers want it. Else it starts none by itself.
+    pub start: bool,
+    /// Whether what services print is printed too.
+    pub forward: bool,
+}
+
+/// Runs the supervisor of a data folder until it is told to end.
 ///
 /// # Errors
 /// When it cannot begin: a folder that cannot be written.
-pub fn run(home: Home) -> Result<()> {
-    begin(home, false)
-}
-
-/// Runs the supervisor of a data folder until it is told to end, and starts every enabled service first: for systemd and containers.
-///
-/// # Errors
-/// When it cannot begin: a folder that cannot be written.
-pub fn run_all(home: Home) -> Result<()> {
-    begin(home, true)
-}
-
-fn begin(home: Home, start: bool) -> Result<()> {
+pub fn run(home: Home, beginning: Beginning) -> Result<()> {
+    let showing = Showing::wanted(&home, beginning.forward)?;
     let signals = prepare()?;
     let Some(lock) = lock(&home)? else {
         if std::io::stdout().is_terminal() {
@@ -177,12 +182,12 @@ fn begin(home: Home, start: bool) -> Result<()> {
     let mut keeper = logs::keeper::Keeper::default();
     let held = keeper.take_over(&home)?;
     let listener = server::listen()?;
-    let mut supervisor = Supervisor::new(home, signals, lock, listener)?;
+    let mut supervisor = Supervisor::new(home, signals, lock, listener, Outlet::open(showing)?)?;
     supervisor.keeper = keeper;
     drop(held);
     supervisor.note(&format!("supervisor {} started, process {}", supervisor.me.version, supervisor.me.pid));
     supervisor.adopt(&[]);
-    if start {
+    if beginning.start {
         supervisor.start_all(Instant::now());
     }
     supervisor.go()
@@ -216,7 +221,7 @@ pub fn help(arguments: &[OsString]) -> Option<ExitCode> {
 }
 
 impl Supervisor {
-    fn new(home: Home, signals: UnixStream, lock: std::fs::File, listener: UnixListener) -> Result<Self> {
+    fn new(home: Home, signals: UnixStream, lock: std::fs::File, listener: UnixListener, outlet: Outlet) -> Result<Self> {
         let me = SupervisorStatus {
             pid: i32::try_from(std::process::id()).unwrap_or(0),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -225,6 +230,7 @@ impl Supervisor {
         };
         let mut supervisor = Self {
             log: logs::Log::open(&home.supervisor_log(), OWN_LOG)?,
+            outlet,
             listener,
             crowded_until: None,
             seed: me.since ^ u64::from(me.pid.unsigned_abs()) << 32 | 1,
@@ -258,6 +264,7 @@ impl Supervisor {
 
     fn note(&mut self, line: &str) {
         self.log.note(&format!("{} {line}", utc(now_unix())));
+        self.outlet.say(line);
     }
 
     /// Remembers what happened, and tells who follows.
@@ -455,6 +462,7 @@ impl Supervisor {
             }
         } else if let Some(at) = self.units.iter().position(|unit| unit.leads(pid)) {
             self.units[at].carry(&mut self.buffer);
+            self.units[at].output.end_line();
             let how = child::describe(status);
             self.note(&format!("{}: process {pid} {how}", self.units[at].service.name));
             self.drive(at, Event::Ended { how, failed: !status.success() }, now);
@@ -553,6 +561,7 @@ impl Supervisor {
             self.clients.retain(|(client, doing)| doing.is_waiting() && !client.is_over(Instant::now()));
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.outlet.finish(LAST_WORDS);
     }
 
     /// Takes over what an earlier supervisor left. `ended`: children of ours that have ended since then.

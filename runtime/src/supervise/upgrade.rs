@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{SigSet, Signal};
 
+use super::outlet::{Outlet, Showing};
 use super::requests::{Doing, Wait, refuse};
-use super::{Supervisor, child, environment, logs, prepare, store};
+use super::{LAST_WORDS, Supervisor, child, environment, logs, prepare, store};
 use crate::control::Request;
 use crate::control::server::Client;
 use crate::home::Home;
@@ -139,12 +140,15 @@ impl Supervisor {
             unit.probing = None;
             unit.health = None;
             unit.output.reopen();
+            unit.output.end_line();
         }
+        self.outlet.finish(LAST_WORDS);
         let asking =
             self.clients.iter().find(|(_, doing)| matches!(doing, Doing::Upgrading)).map(|(client, _)| client.stream());
         let asking = asking.map(AsRawFd::as_raw_fd);
         let kept = [Some(self.lock.as_raw_fd()), Some(self.listener.as_raw_fd()), self.keeper.pipe(), asking];
-        let numbers: Vec<String> = kept.iter().map(|fd| fd.unwrap_or(-1).to_string()).collect();
+        let told = kept.iter().map(|fd| fd.unwrap_or(-1)).chain([self.outlet.showing().number()]);
+        let numbers: Vec<String> = told.map(|number| number.to_string()).collect();
         let numbers = numbers.join(",");
         let root = self.home.root().as_os_str().as_bytes();
         let arguments = [b"dkm".as_slice(), RESUME.as_bytes(), root, numbers.as_bytes()];
@@ -208,7 +212,8 @@ fn resume(root: &Path, numbers: &str) -> Result<()> {
     let ended: Vec<(i32, ExitStatus)> = std::iter::from_fn(os::reap).collect();
     let mut keeper = logs::keeper::Keeper::default();
     let held = keeper.take_over(&home)?;
-    let mut supervisor = Supervisor::new(home, signals, lock, listener)?;
+    let outlet = Outlet::open(Showing::of_number(numbers.split(',').nth(4)))?;
+    let mut supervisor = Supervisor::new(home, signals, lock, listener, outlet)?;
     supervisor.keeper = keeper;
     drop((held, keepers_pipe));
     let text = format!("supervisor {} has taken over, process {}", supervisor.me.version, supervisor.me.pid);

@@ -18,6 +18,7 @@ mod commands_terminal;
 mod control;
 mod definitions;
 mod faults;
+mod forwarding;
 mod hostile;
 mod install;
 mod install_ends;

@@ -2,7 +2,8 @@
 //!
 //! Promises: nothing but the bundle is in it, no distribution, no shell; so only programs that need no shared library can be, and others
 //! are refused by name, unless a system's image lies below ([`super::Base`]). It runs as an unprivileged user, with the supervisor as process 1: it reaps what is left by others, stops all on
-//! SIGTERM, and is the health check's judge. What it keeps is in one volume. The same tree and time give the same bytes.
+//! SIGTERM, and is the health check's judge. What it keeps is in one volume; what it and its services say is
+//! on its standard output. The same tree and time give the same bytes.
 //!
 //! The first start makes the data folder in the volume, and that of a newer image updates it, as `installer` does by hand (`--run`).
 //!
@@ -36,6 +37,9 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 /// What is listened on: who reaches a container is decided by who publishes its ports.
 const EVERY_ADDRESS: &str = "0.0.0.0";
+
+/// What services print belongs into the engine's log too, since whoever runs a container looks there.
+const FORWARD: &str = "DKM_FORWARD_LOGS=1";
 
 /// The first of the ports.
 const PORT: u16 = 27600;
@@ -238,7 +242,7 @@ impl Product<'_> {
             "os": "linux",
             "config": {
                 "User": format!("{USER}:{USER}"),
-                "Env": [path, format!("DKM_HOME={DATA}"), "TZ=UTC"],
+                "Env": [path, format!("DKM_HOME={DATA}"), "TZ=UTC".to_owned(), FORWARD.to_owned()],
                 "Entrypoint": std::iter::once(format!("{current}/installer").as_str()).chain(entry).collect::<Vec<_>>(),
                 "WorkingDir": VOLUME,
                 "Volumes": {(VOLUME): {}},

@@ -157,11 +157,15 @@ pub enum Verb {
     },
     /// Run the supervisor itself, in the foreground
     ///
-    /// The other commands start it by themselves when they need it. It starts no service by itself, unless told.
+    /// The other commands start it by themselves when they need it. It starts no service by itself, unless told. What it says goes to
+    /// standard output too.
     Supervisor {
         /// Start every enabled service first, as a boot service or a container wants it
         #[arg(long)]
         start: bool,
+        /// What is printed
+        #[command(flatten)]
+        forward: Forward,
     },
 }
 
@@ -387,8 +391,19 @@ pub struct Logs {
 #[derive(Args, Clone, Debug)]
 pub struct Run {
     /// The service; without one the supervisor
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", conflicts_with = "forward_logs")]
     pub service: Option<String>,
+    /// What the supervisor prints
+    #[command(flatten)]
+    pub forward: Forward,
+}
+
+/// What a supervisor in the foreground prints.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Forward {
+    /// Print what services print, too, each line with the time and the service's name; also by DKM_FORWARD_LOGS=1
+    #[arg(long)]
+    pub forward_logs: bool,
 }
 
 /// `dkm top`.

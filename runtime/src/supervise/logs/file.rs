@@ -245,16 +245,23 @@ impl Log {
         self.mark(now);
         let Some(file) = &self.file else { return Ok(0) };
         let moved = os::move_bytes(pipe, file, self.size, count)?;
-        if self.ear.listens() {
-            // They never were in our memory; the file has them.
-            let mut bytes = vec![0; moved];
-            if file.read_exact_at(&mut bytes, self.size).is_ok() {
-                self.ear.hear(&bytes);
-            }
-        }
         self.size += moved as u64;
         self.at_line_start = ends_a_line(file, self.size);
+        if self.ear.listens() {
+            let bytes = self.last(moved);
+            self.ear.hear(&bytes);
+        }
         Ok(moved)
+    }
+
+    /// The last bytes, which never were in our memory; the file has them.
+    pub(super) fn last(&self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let file = self.file.as_ref();
+        match file.map(|file| file.read_exact_at(&mut bytes, self.size.saturating_sub(count as u64))) {
+            Some(Ok(())) => bytes,
+            _ => Vec::new(),
+        }
     }
 
     fn mark(&mut self, now: u64) {

@@ -43,6 +43,7 @@ use anyhow::{Context, Result};
 use nix::sys::stat::Mode;
 
 use super::ear::Ear;
+use super::outlet::Forward;
 use crate::home::Home;
 use crate::os;
 use crate::service::{LogPolicy, OnFull};
@@ -90,6 +91,8 @@ pub struct Output {
     /// When to try again, while a disk is full.
     retry_at: Option<Instant>,
     compressed_until: u64,
+    /// Who else is given what the service prints.
+    forward: Option<Forward>,
 }
 
 impl Output {
@@ -128,6 +131,7 @@ impl Output {
             blocked: false,
             retry_at: None,
             compressed_until: 0,
+            forward: None,
         };
         output.recover();
         output
@@ -210,6 +214,24 @@ impl Output {
         self.log.ear.heard()
     }
 
+    /// Gives what comes from now on to somebody else too, whether or not the log can keep it.
+    pub fn forward_to(&mut self, forward: Option<Forward>) {
+        self.forward = forward;
+    }
+
+    /// Has a line that is not complete forwarded as it is: its writer is gone, or we are.
+    pub fn end_line(&mut self) {
+        if let Some(forward) = &mut self.forward {
+            forward.end();
+        }
+    }
+
+    fn forward(&mut self, bytes: &[u8]) {
+        if let Some(forward) = &mut self.forward {
+            forward.take(bytes);
+        }
+    }
+
     /// Whether files were rotated that are to be compressed since this was asked last.
     pub fn has_rotated(&mut self) -> bool {
         let before = std::mem::replace(&mut self.compressed_until, self.log.rotations());
@@ -268,6 +290,9 @@ impl Output {
             match self.log.take_from(&self.fifo, count, now) {
                 Ok(moved) => {
                     left = left.saturating_sub(moved);
+                    if let Some(forward) = &mut self.forward {
+                        forward.take(&self.log.last(moved));
+                    }
                     if rotate && moved == count {
                         self.log.rotate(now);
                         rotations += 1;
@@ -317,6 +342,7 @@ impl Output {
             };
             total += count;
             let done = self.store(&raw[..count], &mut scratch, now);
+            self.forward(&raw[..done]);
             if done < count {
                 self.pending = raw[done..count].to_vec();
                 self.blocked = true;
@@ -404,6 +430,9 @@ impl Output {
                     (raw.len(), false)
                 }
             };
+            if let Some(forward) = &mut self.forward {
+                forward.take(&raw[..count]);
+            }
             let place = self.place(now).unwrap_or_default();
             going &= spool.advance(count, place).is_ok();
             if rotate {
