@@ -61,12 +61,14 @@ fn packages_are_installed_beside_each_other_start_nothing_and_leave_nothing() {
     live(&Ways {
         tool: "dpkg",
         install: [deb_words(&["-i", deb]), deb_words(&["-i", next_deb.to_str().unwrap()])],
+        again: deb_words(&["-i", deb]),
         remove: [deb_words(&["-P", &name(VERSION)]), deb_words(&["-P", &name(NEXT)])],
         data: folder.path().join("data of dpkg"),
     });
     live(&Ways {
         tool: "rpm",
         install: [rpm_words(&["-i", rpm]), rpm_words(&["-i", next_rpm.to_str().unwrap()])],
+        again: rpm_words(&["--reinstall", rpm]),
         remove: [rpm_words(&["-e", &name(VERSION)]), rpm_words(&["-e", &name(NEXT)])],
         data: folder.path().join("data of rpm"),
     });
@@ -79,6 +81,7 @@ const NEXT: &str = "0.99.0";
 struct Ways {
     tool: &'static str,
     install: [Vec<String>; 2],
+    again: Vec<String>,
     remove: [Vec<String>; 2],
     data: PathBuf,
 }
@@ -119,14 +122,16 @@ fn next(deb: &Path, folder: &Path) -> (PathBuf, PathBuf) {
     };
     edit(&format!("{base}/{NEXT}/manifest.json"), &said);
     edit("DEBIAN/control", &|text| text.replace(VERSION, NEXT));
+    edit("DEBIAN/prerm", &|text| text.replace(VERSION, NEXT));
     fs::remove_file(path("DEBIAN/md5sums")).unwrap();
     let made = folder.join("next.deb");
     run("dpkg-deb", &["--root-owner-group", "-Zgzip", "-z1", "-b", parts.to_str().unwrap(), made.to_str().unwrap()]).good();
     let script = |name: &str| fs::read_to_string(path(&format!("DEBIAN/{name}"))).unwrap();
     let spec = format!(
         "Name: dkumonitor-ministack-{NEXT}\nVersion: {NEXT}\nRelease: 1\nSummary: x\nLicense: x\nAutoReqProv: no\n%description\nx\n\
-         %post\n{}\n%postun\n{}\n%files\n%defattr(-,root,root)\n/{base}/{NEXT}\n",
+         %post\n{}\n%preun\n{}\n%postun\n{}\n%files\n%defattr(-,root,root)\n/{base}/{NEXT}\n",
         script("postinst"),
+        script("prerm"),
         script("postrm")
     );
     fs::write(folder.join("next.spec"), spec).unwrap();
@@ -142,7 +147,8 @@ fn next(deb: &Path, folder: &Path) -> (PathBuf, PathBuf) {
 
 /// Installs a version, uses it, installs the next one beside it, takes the monitor there, and removes both.
 fn live(ways: &Ways) {
-    let go = |words: &[String]| run(ways.tool, &words.iter().map(String::as_str).collect::<Vec<_>>()).good();
+    let tried = |words: &[String]| run(ways.tool, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    let go = |words: &[String]| tried(words).good();
     let base = Path::new("/opt/dkumonitor-ministack");
     let current = || fs::read_link(base.join("current")).unwrap().to_str().unwrap().to_owned();
     let (installer, shown) = (base.join("current/installer"), ways.data.to_str().unwrap());
@@ -158,14 +164,39 @@ fn live(ways: &Ways) {
     run(installer, &["--verify"]).good();
     run(installer, &["-d", shown, "-p", &free_ports().to_string(), "-t", "backend"]).good();
     dkm(&["start"]);
+    // What would start it at boot names no version, so that it holds for the next one too.
+    let system = ways.data.with_file_name(format!("system of {}", ways.tool));
+    let admin = base.join("current/bin/dkmadmin");
+    let words = ["install-boot", "-d", shown, "--init", "systemd", "--user", "root", "--root", system.to_str().unwrap()];
+    fs::create_dir(&system).unwrap();
+    run(admin.to_str().unwrap(), &words).good();
+    let unit = fs::read_to_string(system.join("etc/systemd/system/dkumonitor.service")).unwrap();
+    let started = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap_or_else(|| panic!("{unit}")).to_owned();
+    assert!(started.contains("bin/dkm") && !started.contains(VERSION), "{}: {started}", ways.tool);
     let config = ways.data.join("conf/go-carbon.conf");
     let changed = fs::read_to_string(&config).unwrap() + "\n# a line of its owner's\n";
     fs::write(&config, &changed).unwrap();
     let process = || dkm(&["pid", "go-carbon"]).trim().to_owned();
     let before = process();
-    // Beside the old one, whose monitor goes on.
-    go(&ways.install[1]);
+    let data = fs::canonicalize(&ways.data).unwrap();
+    let moving = |version: &str| format!("{}/{version}/installer --update -d '{}'", base.display(), data.display());
+    let stopping = format!("'{}/bin/dkm' shutdown", data.display());
+    // What is in use stays. The same version once more takes nothing away.
+    let refused = tried(&ways.remove[0]);
+    let said = &refused.text;
+    assert!(refused.status != 0 && said.contains(&stopping) && !said.contains("--update"), "{}: {said}", ways.tool);
+    let said = go(&ways.again);
+    assert!(!said.contains("--update"), "{}: {said}", ways.tool);
+    assert_eq!((current(), process()), (VERSION.to_owned(), before.clone()), "{}", ways.tool);
+    run(installer, &["--verify"]).good();
+    // Beside the old one, whose monitor goes on: how it comes to the new one is told, when that is installed and when the old one is
+    // to go.
+    let said = go(&ways.install[1]);
+    assert!(said.contains(&moving(NEXT)), "{}: {said}", ways.tool);
     assert_eq!((current(), process()), (NEXT.to_owned(), before.clone()), "{}", ways.tool);
+    let refused = tried(&ways.remove[0]);
+    let said = &refused.text;
+    assert!(refused.status != 0 && said.contains(&stopping) && said.contains(&moving(NEXT)), "{}: {said}", ways.tool);
     run(installer, &["--update", "--yes", "-d", shown]).good();
     dkm(&["status"]);
     assert_ne!(process(), before, "{}: its services were not restarted", ways.tool);
@@ -174,6 +205,8 @@ fn live(ways: &Ways) {
     go(&ways.remove[0]);
     assert_eq!((current(), base.join(VERSION).exists()), (NEXT.to_owned(), false), "{}", ways.tool);
     dkm(&["restart"]);
+    dkm(&["status"]);
+    tried(&ways.remove[1]).bad(1, &[&stopping]);
     dkm(&["status"]);
     dkm(&["shutdown"]);
     go(&ways.remove[1]);

@@ -1,6 +1,4 @@
-#!/bin/sh
 # Leads /opt/@PRODUCT@/current to the newest version that is installed. Starts nothing, stops nothing.
-set -e
 base=/opt/@PRODUCT@
 newest=
 for version in $(ls "$base" 2>/dev/null | sort -V); do

@@ -5,7 +5,8 @@
 //! and time give the same bytes.
 //!
 //! The version is part of a package's name, as a kernel's is: a data folder uses the version that it was made or updated by, so that a new
-//! one must not take the old one's files away. Both are installed until the old one is removed.
+//! one must not take the old one's files away. Both are installed until the old one is removed, which a running monitor of its prevents
+//! ([`scripts`]).
 
 use super::{Product, With, nfpm};
 use crate::archive::{self, Format};
@@ -14,6 +15,7 @@ use crate::environment;
 use crate::fingerprint::{self, EntryKind};
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Who answers for it. Nobody can be written to there: packages want an address.
@@ -33,8 +35,23 @@ const OVERRIDES: &str = "overrides";
 /// Where products are installed.
 const OPT: &str = "/opt";
 
-/// What both packages run when they have been installed or removed.
-const SCRIPT: &str = include_str!("link.sh");
+/// What the scripts of packages consist of.
+const BEGIN: &str = "#!/bin/sh\nset -e\n";
+const LINK: &str = include_str!("link.sh");
+const MONITORS: &str = include_str!("monitors.sh");
+const REFUSE: &str = include_str!("refuse.sh");
+const TELL: &str = include_str!("tell.sh");
+
+/// What both kinds of packages run, by nfpm's names for when: before the removal what refuses it while monitors run by this version, after
+/// an installation what tells which run by another, and after both what leads to the newest version.
+fn scripts(product: &str, version: &str) -> [(&'static str, String); 3] {
+    let parts: [(_, &[&str]); 3] =
+        [("postinstall", &[LINK, MONITORS, TELL]), ("preremove", &[MONITORS, REFUSE]), ("postremove", &[LINK])];
+    parts.map(|(when, parts)| {
+        let text = BEGIN.to_owned() + &parts.join("\n");
+        (when, text.replace("@PRODUCT@", product).replace("@VERSION@", version))
+    })
+}
 
 impl Product<'_> {
     /// Writes the package as `target`; gives size and checksum.
@@ -48,10 +65,11 @@ impl Product<'_> {
 
     fn run_nfpm(&self, nfpm: &Path, format: Format, target: &Path, dirs: &Dirs) -> anyhow::Result<(u64, String)> {
         let folder = tempfile::Builder::new().prefix(".package-").tempdir_in(dirs.tmp())?;
-        let (config, script, made) =
-            (folder.path().join("nfpm.json"), folder.path().join("link.sh"), folder.path().join("made"));
-        std::fs::write(&script, SCRIPT.replace("@PRODUCT@", self.name))?;
-        std::fs::write(&config, serde_json::to_vec_pretty(&self.package_config(&script, folder.path())?)?)?;
+        let (config, made) = (folder.path().join("nfpm.json"), folder.path().join("made"));
+        for (when, script) in scripts(self.name, &self.version) {
+            std::fs::write(folder.path().join(when), script)?;
+        }
+        std::fs::write(&config, serde_json::to_vec_pretty(&self.package_config(folder.path())?)?)?;
         let shell = xshell::Shell::new()?;
         let packager = format.to_string();
         std::fs::write(folder.path().join(COPYRIGHT), self.copyright())?;
@@ -69,7 +87,7 @@ impl Product<'_> {
     }
 
     /// What nfpm is told. Each file is named, so that nothing depends on how the tree lies on this disk.
-    fn package_config(&self, script: &Path, papers: &Path) -> anyhow::Result<Value> {
+    fn package_config(&self, papers: &Path) -> anyhow::Result<Value> {
         let time = jiff::Timestamp::from_second(i64::try_from(self.epoch)?)?.to_string();
         let root = format!("{OPT}/{}/{}", self.name, self.version);
         let info = |mode: u32| json!({"owner": "root", "group": "root", "mode": mode, "mtime": time});
@@ -106,6 +124,7 @@ impl Product<'_> {
         contents.extend(places.into_iter().map(|(paper, dst)| {
             json!({"src": papers.join(paper), "dst": dst, "type": "file", "packager": "deb", "file_info": info(0o644)})
         }));
+        let scripts = scripts(self.name, &self.version).into_iter().map(|(when, _)| (when, papers.join(when)));
         let glibc = self.glibc.as_deref().filter(|_| !self.dynamic.is_empty());
         let needs =
             |deb: bool| glibc.map(|floor| if deb { format!("libc6 (>= {floor})") } else { format!("glibc >= {floor}") });
@@ -127,7 +146,7 @@ impl Product<'_> {
             "mtime": time,
             "umask": 0o022,
             "contents": contents,
-            "scripts": {"postinstall": script, "postremove": script},
+            "scripts": scripts.collect::<BTreeMap<_, _>>(),
             "overrides": {
                 "deb": {"depends": Vec::from_iter(needs(true))},
                 "rpm": {"depends": Vec::from_iter(needs(false))},

@@ -1,0 +1,31 @@
+# Refuses to take the programs of monitors that run. Debian's word or Red Hat's number tells whether they would be gone afterwards.
+base=/opt/@PRODUCT@
+root=$base/@VERSION@
+case "$1" in
+    remove | 0) ;;
+    *) exit 0 ;;
+esac
+found=$(monitors "$root")
+if [ -z "$found" ]; then
+    exit 0
+fi
+newest=$(readlink "$base/current") || newest=@VERSION@
+{
+    echo "@PRODUCT@-@VERSION@ stays: what is in $root is in use. Stop it first:"
+    echo "$found" | while IFS= read -r folder; do
+        case "$folder" in
+            /*) ;;
+            *)
+                echo "  $folder"
+                continue
+                ;;
+        esac
+        echo "  $folder"
+        echo "    $(as_owner "$folder")$(quoted "$folder/bin/dkm") shutdown"
+        if [ "$newest" != @VERSION@ ]; then
+            echo "    or take it to $newest, and it goes on:"
+            echo "    $(as_owner "$folder")$(quoted "$base/$newest/installer") --update -d $(quoted "$folder")"
+        fi
+    done
+} >&2
+exit 1
