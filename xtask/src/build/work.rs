@@ -214,15 +214,13 @@ impl<'a> Work<'a> {
         Ok(self.session.store.check(&record)?.is_none().then_some(record))
     }
 
-    /// The first command of a step, ready to have its words replaced: its environment, its folder, its network.
+    /// The commands of a step, as they would run now.
     ///
     /// # Errors
     /// When the step's tools cannot be had.
-    pub fn first_command(&self, at: usize) -> anyhow::Result<Command> {
+    pub fn commands(&self, at: usize) -> anyhow::Result<Vec<Command>> {
         let mut state = self.lock();
-        let build = self.before_step(at, true, &mut state)?;
-        let first = build.commands(self.step(at))?.into_iter().next();
-        first.with_context(|| format!("step {} runs no command", self.step(at).name))
+        self.before_step(at, true, &mut state)?.commands(self.step(at))
     }
 
     /// Takes over the work folder that an earlier run has left in the midst of this step, if it is the right one.

@@ -29,16 +29,21 @@ pub fn run(args: &cli::Explain) -> anyhow::Result<()> {
         let size = progress::bytes(found.size());
         println!("it is in the shared cache {} ({size}), from where the next run takes it", sharing.place());
     }
+    // The first node that differs: what comes after it is made anew for that alone.
+    let mut changed: Option<&str> = None;
     let why = Why::asked(&store, recipe, &component.chain);
     for link in &component.chain.0 {
         let words = why.difference(link);
         let node = plan.nodes_of(0).find(|node| node.name == link.node.trim_start_matches("step "));
         let kept = node.is_some_and(|node| matches!(node.todo, Todo::Reuse(Some(_))));
-        let stand = match (words.is_empty(), component.ready.is_some() || kept) {
+        let prepares = matches!(link.node.as_str(), "unpack" | "patch");
+        let stand = match (words.is_empty(), changed) {
             (false, _) => words.join(", "),
-            (true, true) => "as it was".to_owned(),
-            (true, false) => "as it was, but what comes before it is not, or its result is gone".to_owned(),
+            (true, Some(before)) => format!("as it was, but comes after {before}"),
+            (true, None) if component.ready.is_some() || kept || prepares => "as it was".to_owned(),
+            (true, None) => "as it was, but its result is gone".to_owned(),
         };
+        changed = changed.or((!words.is_empty()).then_some(&link.node));
         println!("{}: {stand}", link.node);
         let before = why.before(&link.node);
         for (name, value) in &link.parts.0 {

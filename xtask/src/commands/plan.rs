@@ -125,7 +125,10 @@ fn about(component: &Component<'_>, node: &Node) -> String {
         Job::Patch => format!(" {}", component.recipe.patches.join(", ")),
         Job::Step(at) => {
             let step = &component.recipe.steps[at];
-            let versions: Vec<_> = component.toolchain.iter().map(|(name, version)| format!("{name} {version}")).collect();
+            let parts = component.chain.parts(&format!("step {}", step.name));
+            let uses = |name: &String| parts.is_none_or(|parts| parts.0.contains_key(name));
+            let versions = component.toolchain.iter().filter(|(name, _)| uses(name));
+            let versions: Vec<_> = versions.map(|(name, version)| format!("{name} {version}")).collect();
             let memory = step.memory_mb.map(|mb| format!(", up to {mb} MB")).unwrap_or_default();
             let cores = step.cores.map(|cores| format!(", {cores} cores")).unwrap_or_default();
             format!(" ({}{memory}{cores})", versions.join(", "))

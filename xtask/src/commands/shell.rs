@@ -16,6 +16,7 @@ use crate::shell::Command;
 use crate::stack::recipe::Recipe;
 use crate::store::Store;
 use crate::supply::{Supply, stock};
+use anyhow::Context as _;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::os::unix::process::CommandExt as _;
@@ -34,7 +35,7 @@ pub fn run(args: &cli::Shell) -> anyhow::Result<()> {
     Err(error).kind(Kind::Compile, || "cannot start the shell".to_owned())
 }
 
-/// Makes the work folder ready and gives the step's first command.
+/// Makes the work folder ready, shows what the step runs there, and gives its first command.
 fn prepare(workshop: &Workshop, lock: &BuildLock, recipe: &Recipe, args: &cli::Shell) -> anyhow::Result<Command> {
     let store = Store::at(workshop.dirs.store());
     let plan = workshop.planner(&store).plan(&[recipe])?;
@@ -53,14 +54,21 @@ fn prepare(workshop: &Workshop, lock: &BuildLock, recipe: &Recipe, args: &cli::S
             workshop.dirs.work(&args.name).display(),
             recipe.steps[at].name
         ));
-        return work.first_command(at);
+    } else {
+        preflight::require(&workshop.preflight(&[recipe], &[], false)?)?;
+        let working = store.begin()?;
+        let made = make_ready(workshop, &work, recipe, at, args);
+        working.end();
+        made?;
     }
-    preflight::require(&workshop.preflight(&[recipe], &[], false)?)?;
-    let working = store.begin()?;
-    let made = make_ready(workshop, &work, recipe, at, args);
-    working.end();
-    made?;
-    work.first_command(at)
+    let (step, commands) = (&recipe.steps[at].name, work.commands(at)?);
+    if args.command.is_empty() {
+        let lines: String = commands.iter().map(|command| format!("\n    {}", command.echo())).collect();
+        let network = if sandbox::PROGRAM.is_some() { ", without network" } else { "" };
+        workshop.ui.line(&format!("  here step {step} of {} runs{network}:{lines}", recipe.name));
+    }
+    // Environment, folder and network are those of all of them.
+    commands.into_iter().next().with_context(|| format!("step {step} runs no command"))
 }
 
 /// The step's number: the one that is named, the one that was left unfinished, or the first.

@@ -40,9 +40,15 @@ fn the_plan_says_what_is_cached_and_explain_what_differs_in_which_step() {
     assert!(text.contains("thing is built") && text.contains("step two: as it was"), "{text}");
     stepped.recipe(|text| text.replace("a word", "another").replace("\"out/three\"]", "\"out/three\", \"out/one\"]"));
     let text = stepped.place.xtask(&["explain", "thing"]).good();
-    for part in ["step one: as it was", "step two: recipe changed", "step three: recipe changed", "collect: as it was, but"] {
+    for part in [
+        "step one: as it was",
+        "step two: recipe changed",
+        "step three: recipe changed",
+        "collect: as it was, but comes after step two",
+    ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
+    assert!(text.contains("\nunpack: as it was\n"), "{text}");
     let text = stepped.place.xtask(&["plan"]).good();
     for part in [
         "to be built: step two: recipe changed, step three: recipe changed",

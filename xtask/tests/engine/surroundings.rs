@@ -29,6 +29,10 @@ fn a_shell_is_where_the_step_runs_with_what_it_has_and_without_network() {
     assert!(text.contains("the source") && text.contains("passing") && text.contains("a word/"), "{text}");
     assert!(text.contains("/home/C") && !text.contains(build.to_str().unwrap()), "{text}");
     assert_eq!(stepped.counted(), ["one"]);
+    // Without words of one's own one is told what the step runs.
+    let mut shell = stepped.place.command(&["shell", "thing", "--step", "two"]);
+    let text = Outcome::of(&shell.env("SHELL", "/bin/true").output().unwrap()).good();
+    assert!(text.contains("step two of thing runs, without network:\n    ./configure\n    make -j"), "{text}");
     stepped.place.xtask(&["shell", "thing", "--step", "four"]).bad(2, &["four", "one, two, three"]);
     stepped.place.xtask(&["shell", "thing", "--step", "one", "--", "sh", "-c", "exit 7"]).bad(7, &[]);
     // A step that fails leaves its folder, and says how to get there.
