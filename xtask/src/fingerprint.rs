@@ -310,6 +310,14 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The bytes that hexadecimal digits stand for; none where these are others.
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
 /// The first difference between what a tree should hold and what it does, both sorted by path; none when they agree.
 pub fn difference(expected: &[Entry], found: &[Entry]) -> Option<String> {
     let (mut expected, mut found) = (expected.iter().peekable(), found.iter().peekable());

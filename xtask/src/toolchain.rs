@@ -51,7 +51,7 @@ impl Integrity {
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, hash) = match (text.split_once('-'), text.split_once('.')) {
             (Some((kind, hash)), _) => (kind, BASE64.decode(hash).ok()?),
-            (None, Some((kind, hash))) => (kind, from_hex(hash)?),
+            (None, Some((kind, hash))) => (kind, crate::fingerprint::from_hex(hash)?),
             (None, None) => return None,
         };
         match (kind, hash.len()) {
@@ -67,13 +67,6 @@ impl Integrity {
             Self::Sha256(hash) => Sha256::digest(bytes).as_slice() == hash,
         }
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 /// The host's node, if its version is one that the recipe takes.

@@ -1,6 +1,10 @@
 //! How much memory the builder takes, as its own benchmark measures it.
 #![allow(clippy::unwrap_used, reason = "to panic is how a test fails")]
 
+mod common;
+
+use common::{Place, noise, sha256, tar_gz};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -50,5 +54,107 @@ fn writing_an_archive_takes_no_more_than_promised() {
         let held = peak(&[xtask, "bench", "--tree", paths[0], "--only-archive", paths[1], "--only-form", form]);
         assert!(held < MOST, "{form}: {held} bytes");
         assert!(target.metadata().unwrap().len() > 1024 * 1024);
+    }
+}
+
+/// How many packages the made-up stack has: several times as many as Grafana.
+const NPM: usize = 6000;
+const GO: usize = 3000;
+
+/// A package as an account has it, with the text that it brings, which no other does.
+fn package(at: usize) -> (Value, String) {
+    let clause = "The above copyright notice and this permission notice shall be included in all copies. ".repeat(12);
+    let text = format!("Copyright (c) {} somebody of number {at}\n\n{clause}\n", 1990 + at % 35);
+    let (ecosystem, name, evidence) = match at < GO {
+        true => ("golang", format!("example.org/modules/number-{at:05}"), "build-information"),
+        false => ("npm", format!("@scope/package-number-{at:05}"), "lock-file"),
+    };
+    let package = json!({
+        "ecosystem": ecosystem,
+        "name": name,
+        "version": format!("v1.{at}.0"),
+        "sum": format!("h1:{}=", sha256(name.as_bytes())),
+        "declared": "MIT",
+        "texts": [{ "name": "LICENSE", "sha256": sha256(text.as_bytes()) }],
+        "evidence": evidence,
+        "within": ["lib/programs", "share/static/build"],
+    });
+    (package, text)
+}
+
+/// Adds an account of [`NPM`] and [`GO`] packages to the result of the component `thing`, as if that had been made of them.
+fn account_for_many(place: &Place) {
+    let store = place.path("build/store");
+    let mut list = Vec::new();
+    let mut add = |path: &str, content: &[u8]| {
+        let hash = sha256(content);
+        let object = store.join("objects").join(&hash[..2]).join(&hash);
+        fs::create_dir_all(object.parent().unwrap()).unwrap();
+        fs::write(object, content).unwrap();
+        list.extend_from_slice(format!("f 644 {} {hash} .account/{}\0", content.len(), path.replace('#', &hash)).as_bytes());
+        hash
+    };
+    let (mut packages, mut seen) = (Vec::new(), serde_json::Map::new());
+    for at in 0..NPM + GO {
+        let (package, text) = package(at);
+        packages.push(serde_json::to_string_pretty(&package).unwrap().replace('\n', "\n    "));
+        seen.insert(add("texts/#", text.as_bytes()), json!(["MIT"]));
+    }
+    let packages = packages.join(",\n    ");
+    let rest = format!("\"libraries\": {{}},\n  \"own\": [],\n  \"seen\": {}", Value::from(seen));
+    add("account.json", format!("{{\n  \"packages\": [\n    {packages}\n  ],\n  {rest}\n}}\n").as_bytes());
+    // The list of the result's files and its record are those that there were, with the account.
+    let results = fs::read_dir(store.join("results/thing/collect")).unwrap().map(|entry| entry.unwrap().path());
+    let record = results.into_iter().find(|path| path.extension().is_some_and(|end| end == "json")).unwrap();
+    let written = fs::read_to_string(&record).unwrap();
+    let old: Value = serde_json::from_str(&written).unwrap();
+    let old = old["record"]["content"]["list"]["sha256"].as_str().unwrap();
+    let object = |hash: &str| store.join("objects").join(&hash[..2]).join(hash);
+    let files = fs::read(object(old)).unwrap();
+    let without: Vec<u8> =
+        files.split_inclusive(|byte| *byte == 0).filter(|line| !is_of_account(line)).flatten().copied().collect();
+    list.extend_from_slice(&without);
+    let new = sha256(&list);
+    fs::create_dir_all(object(&new).parent().unwrap()).unwrap();
+    fs::write(object(&new), &list).unwrap();
+    let body = written.split_once("\"record\":").unwrap().1.trim_end().strip_suffix('}').unwrap();
+    let body = body.replace(
+        &format!("\"sha256\":\"{old}\",\"size\":{}", files.len()),
+        &format!("\"sha256\":\"{new}\",\"size\":{}", list.len()),
+    );
+    assert!(body.contains(&new));
+    fs::write(&record, format!("{{\"sha256\":\"{}\",\"record\":{body}}}\n", sha256(body.as_bytes()))).unwrap();
+    fs::remove_file(record.with_extension("seen")).unwrap();
+}
+
+fn is_of_account(line: &[u8]) -> bool {
+    line.windows(10).any(|part| part == b" .account/")
+}
+
+#[test]
+fn packing_a_stack_of_thousands_of_packages_on_many_cores_takes_no_more_than_promised() {
+    let place = Place::new();
+    let all = noise(16 * 1024 * 1024);
+    let names: Vec<String> = (0..8).map(|at| format!("thing/programs/{at}")).collect();
+    let files: Vec<_> = names.iter().enumerate().map(|(at, name)| (name.as_str(), &all[at << 21..(at + 1) << 21])).collect();
+    let archive = tar_gz(&files);
+    let path = place.write("mirror/thing-1.tar.gz", &archive);
+    place.one_component(&[format!("file://{}", path.display()).replace(' ', "%20")], &archive);
+    let recipe = "summary = \"x\"\n[[install]]\nfrom = \"src/programs\"\nto = \"lib/programs\"\n";
+    place.write("stack/recipes/thing.toml", recipe);
+    place.xtask(&["package", "--skip-archive"]).good();
+    account_for_many(&place);
+    for form in ["gz", "xz"] {
+        fs::remove_dir_all(place.tree()).unwrap();
+        let command = place.command(&["package", "--skip-gate", "--format", form, "--jobs", "64"]);
+        let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+        let words: Vec<&str> = words.into_iter().map(|word| word.to_str().unwrap()).collect();
+        let held = peak(&words);
+        assert!(held < MOST, "{form}: {held} bytes");
+        let bill = fs::read_to_string(place.tree().join("sbom.cdx.json")).unwrap();
+        assert_eq!(bill.matches("\"purl\": \"pkg:").count(), NPM + GO);
+        let texts = fs::read_to_string(place.tree().join("licenses/THIRD-PARTY.txt")).unwrap();
+        assert_eq!(texts.matches("somebody of number").count(), NPM + GO);
+        assert!(place.archive().with_extension(form).metadata().unwrap().len() > 8 * 1024 * 1024);
     }
 }

@@ -14,16 +14,15 @@
 
 pub mod crates;
 pub mod go;
+pub mod kept;
 pub mod npm;
 pub mod program;
 pub mod texts;
 
 use crate::error::{Kind, WithKind as _};
-use crate::fingerprint::{Entry, EntryKind};
-use crate::store::{Record, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The folder of a component's result that holds its account and no part of the bundle.
 pub const FOLDER: &str = ".account";
@@ -337,47 +336,6 @@ impl Taking {
 /// Whether an entry of a result is part of its account, and not of the bundle.
 pub fn is_part(path: &Path) -> bool {
     path.starts_with(FOLDER)
-}
-
-/// An account as the store has it.
-#[derive(Debug, Default)]
-pub struct Kept {
-    /// The account.
-    pub account: Account,
-    /// Where its texts are, by hash.
-    pub texts: BTreeMap<String, PathBuf>,
-}
-
-impl Kept {
-    /// The account in a final result whose entries these are; an empty one where the result has none.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn of(store: &Store, record: &Record, entries: &[Entry]) -> anyhow::Result<Self> {
-        let mut kept = Self::default();
-        for entry in entries.iter().filter(|entry| is_part(&entry.path)) {
-            let EntryKind::File { sha256, .. } = &entry.kind else { continue };
-            let path = store.object(sha256);
-            if entry.path == Path::new(FOLDER).join(FILE) {
-                let text = std::fs::read(&path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
-                let cannot = || format!("cannot understand the account of {}", record.component);
-                kept.account = serde_json::from_slice(&text).kind(Kind::Stage, cannot)?;
-            } else {
-                kept.texts.insert(sha256.clone(), path);
-            }
-        }
-        Ok(kept)
-    }
-
-    /// A text.
-    ///
-    /// # Errors
-    /// When the account lacks it or it cannot be read.
-    pub fn text(&self, sha256: &str) -> anyhow::Result<String> {
-        let path = self.texts.get(sha256).ok_or_else(|| Kind::Stage.error(format!("an account lacks the text {sha256}")))?;
-        let text = std::fs::read(path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
 }
 
 #[cfg(test)]

@@ -95,8 +95,7 @@ impl Format {
     pub(super) fn memory(self) -> usize {
         match self {
             Self::Gz => 7 * 1024 * 1024,
-            Self::Xz => 11 * 1024 * 1024,
-            _ => 16 * 1024 * 1024,
+            _ => 13 * 1024 * 1024,
         }
     }
 
@@ -180,8 +179,10 @@ impl Packer {
 /// One whole xz stream. CRC-32 is the check that even the smallest readers know.
 fn xz(filters: &Filters, plain: &[u8], packed: &mut Vec<u8>) -> io::Result<()> {
     let mut stream = Stream::new_stream_encoder(filters, Check::Crc32)?;
+    // What cannot be compressed becomes hardly larger. At once: a buffer that grows leaves smaller ones behind.
+    packed.reserve_exact(plain.len() + plain.len() / 64 + 4096);
     loop {
-        packed.reserve(plain.len() / 4 + 4096);
+        packed.reserve(4096);
         let read = usize::try_from(stream.total_in()).map_err(io::Error::other)?;
         if stream.process_vec(&plain[read..], packed, Action::Finish)? == Status::StreamEnd {
             return Ok(());

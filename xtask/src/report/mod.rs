@@ -3,19 +3,22 @@
 //! All of it is made from the lock, the recipes and the components' accounts ([`crate::account`]) by pure functions, so that
 //! the same inputs give the same bytes, and so that nothing has to be looked up when it is made. What goes into the bundle
 //! ([`Papers`]) is part of what staging expects; the provenance names the archives' hashes and is written when these are there.
+//!
+//! Stacks may have any number of packages: accounts are read, and papers written, a package at a time.
 
+pub mod items;
 pub mod notices;
+pub mod papers;
 pub mod policy;
 pub mod provenance;
 pub mod sbom;
 
-use crate::account::{Kept, Package};
-use crate::error::Kind;
+use crate::account::kept::Kept;
 use crate::stack::lock::Source;
 use dkumonitor_interface::manifest::Manifest;
-use policy::{Concluded, Policy};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use items::{Item, Items};
+use papers::Papers;
+use policy::Policy;
 
 /// The bill of materials in the bundle's root.
 pub const SBOM: &str = "sbom.cdx.json";
@@ -47,77 +50,15 @@ pub struct Part<'a> {
     /// Its patches, each with its text.
     pub patches: Vec<(String, String)>,
     /// Its account.
-    pub kept: Kept,
+    pub kept: Kept<'a>,
 }
-
-/// A package of the whole bundle.
-#[derive(Debug)]
-pub struct Item {
-    /// What the accounts of all components that have it say together.
-    pub package: Package,
-    /// Its licence.
-    pub licence: Concluded,
-    /// The components that have it.
-    pub parts: BTreeSet<String>,
-}
-
-/// The files that the papers add to the bundle, by path.
-pub type Papers = BTreeMap<PathBuf, Vec<u8>>;
 
 /// Makes the papers that go into the bundle.
 ///
 /// # Errors
-/// [`Kind::Accounts`] with every licence that is not known, may not be shipped or has changed.
-pub fn papers(facts: &Facts<'_>) -> anyhow::Result<Papers> {
-    let items = items(facts)?;
-    let mut papers = notices::files(facts, &items)?;
-    papers.insert(SBOM.into(), sbom::write(facts, &items)?);
-    Ok(papers)
-}
-
-/// All packages of the bundle with their licences, sorted.
-fn items(facts: &Facts<'_>) -> anyhow::Result<Vec<Item>> {
-    let mut problems: BTreeSet<String> = BTreeSet::new();
-    let mut items: BTreeMap<String, Item> = BTreeMap::new();
-    for part in &facts.parts {
-        if let Some(source) = part.source {
-            problems.extend(facts.policy.problems_of_source(source, &part.kept.account.own));
-        }
-        for package in &part.kept.account.packages {
-            let licence = match facts.policy.conclude(package, &part.kept.account.seen) {
-                Ok(licence) => licence,
-                Err(why) => {
-                    problems.insert(format!("{} ({}): {why}", package.purl(), part.name));
-                    continue;
-                }
-            };
-            let item = items.entry(package.purl()).or_insert_with(|| Item {
-                package: package.clone(),
-                licence,
-                parts: BTreeSet::new(),
-            });
-            item.parts.insert(part.name.to_owned());
-            item.package.within.extend(package.within.iter().cloned());
-            item.package.evidence = item.package.evidence.min(package.evidence);
-            item.package.patches.extend(package.patches.iter().cloned());
-            item.package.texts.extend(package.texts.iter().cloned());
-            item.package.texts.sort();
-            item.package.texts.dedup();
-        }
-    }
-    if problems.is_empty() {
-        return Ok(items.into_values().collect());
-    }
-    let more = problems.len().saturating_sub(MOST_TOLD);
-    let what = if problems.len() == 1 { "a licence".to_owned() } else { format!("{} licences", problems.len()) };
-    let mut text = format!("{what} cannot be accounted for:");
-    for problem in problems.iter().take(MOST_TOLD) {
-        text += &format!("\n  {problem}");
-    }
-    if more > 0 {
-        text += &format!("\n  … and {more} more");
-    }
-    text +=
-        &format!("\n  Look at the texts; what may be shipped is said in {} (docs/accounts.md)", facts.policy.path.display());
-    Err(Kind::Accounts.error(text))
+/// [`Kind::Accounts`](crate::error::Kind::Accounts) with every licence that is not known, may not be shipped or has changed.
+pub fn write(facts: &Facts<'_>, papers: &mut Papers) -> anyhow::Result<()> {
+    let items = Items::of(facts)?;
+    notices::write(facts, &items, papers)?;
+    sbom::write(facts, &items, papers)
 }

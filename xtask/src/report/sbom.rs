@@ -4,25 +4,44 @@
 //! bundle's, so that the same bundle has the same bill. What has no place in CycloneDX's own words stands in properties that begin
 //! with `dkumonitor:` (docs/accounts.md).
 
-use super::{Facts, Item, Part};
+use super::papers::{Hashing, Papers, Sequence};
+use super::{Facts, Item, Items, Part, SBOM};
 use crate::account::{Ecosystem, Evidence, Patch};
 use crate::elf::Version;
 use base64::Engine as _;
 use dkumonitor_interface::manifest::{Component, SourceId};
+use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use sha2::Digest as _;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The bill as it is written down.
+/// Writes the bill.
 ///
 /// # Errors
-/// None that can come about with these types.
-pub(super) fn write(facts: &Facts<'_>, items: &[Item]) -> anyhow::Result<Vec<u8>> {
-    let mut bill = bill(facts, items);
-    bill["serialNumber"] = json!(format!("urn:uuid:{}", uuid(&Sha256::digest(serde_json::to_vec(&bill)?))));
-    let mut text = serde_json::to_vec_pretty(&bill)?;
-    text.push(b'\n');
-    Ok(text)
+/// When an account cannot be read any more, or the bill not be written.
+pub(super) fn write(facts: &Facts<'_>, items: &Items<'_>, papers: &mut Papers) -> anyhow::Result<()> {
+    // Twice: its number follows from all the rest, and the rest is not kept.
+    let mut hash = Hashing::default();
+    serde_json::to_writer(&mut hash, &bill(facts, items, None))?;
+    let serial_number = format!("urn:uuid:{}", uuid(&hash.0.finalize()));
+    papers.json(SBOM, &bill(facts, items, Some(serial_number)))
+}
+
+/// A bill, its keys in the order of the alphabet, as those of all JSON that is made here.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Bill<C, D> {
+    #[serde(rename = "$schema")]
+    schema: &'static str,
+    bom_format: &'static str,
+    components: C,
+    dependencies: D,
+    metadata: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial_number: Option<String>,
+    spec_version: &'static str,
+    version: u32,
 }
 
 /// A UUID of version 8, which is for those that are made in a way of one's own.
@@ -34,40 +53,50 @@ fn uuid(hash: &[u8]) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-fn bill(facts: &Facts<'_>, items: &[Item]) -> Value {
+fn bill(facts: &Facts<'_>, items: &Items<'_>, serial_number: Option<String>) -> impl Serialize {
     let manifest = facts.manifest;
     let name = manifest.stack.as_ref().map_or_else(|| manifest.name.clone(), |stack| format!("{}-{stack}", manifest.name));
     let own = format!("bundle:{name}@{}", manifest.version);
     let libraries = libraries(&facts.parts);
-    let mut components: Vec<Value> =
-        manifest.components.iter().zip(&facts.parts).map(|(component, part)| of_component(component, part)).collect();
-    components.extend(items.iter().map(of_item));
-    components.extend(libraries.iter().map(|(library, files)| of_library(library, files)));
     let mut properties = vec![property("platform", &format!("{}-{}", manifest.platform.os, manifest.platform.arch))];
-    let floors = facts.parts.iter().filter_map(|part| part.kept.account.glibc.as_ref()?.parse::<Version>().ok());
+    let floors = facts.parts.iter().filter_map(|part| part.kept.glibc()?.parse::<Version>().ok());
     properties.extend(floors.max().map(|floor| property("glibc", &floor.to_string())));
-    json!({
-        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "version": 1,
-        "metadata": {
-            "timestamp": timestamp(facts.epoch),
-            "lifecycles": [{ "phase": "build" }],
-            "tools": { "components": [{
-                "type": "application", "name": "dkumonitor xtask", "version": env!("CARGO_PKG_VERSION"),
-            }] },
-            "component": {
-                "type": "application",
-                "bom-ref": own,
-                "name": name,
-                "version": manifest.version,
-                "properties": properties,
-            },
+    let metadata = json!({
+        "timestamp": timestamp(facts.epoch),
+        "lifecycles": [{ "phase": "build" }],
+        "tools": { "components": [{
+            "type": "application", "name": "dkumonitor xtask", "version": env!("CARGO_PKG_VERSION"),
+        }] },
+        "component": {
+            "type": "application",
+            "bom-ref": own,
+            "name": name,
+            "version": manifest.version,
+            "properties": properties,
         },
-        "components": components,
-        "dependencies": dependencies(facts, items, &own),
-    })
+    });
+    let components = Sequence(move || {
+        let components =
+            manifest.components.iter().zip(&facts.parts).map(|(component, part)| Ok(of_component(component, part)));
+        let libraries = libraries.clone().into_iter().map(|(library, files)| Ok(of_library(&library, &files)));
+        components.chain(items.iter().map(|item| Ok(of_item(&item?)))).chain(libraries)
+    });
+    let dependencies = Sequence(move || {
+        let names = facts.parts.iter().map(|part| reference_of_component(part.name).into());
+        let bundle = Dependency { on: names.collect(), of: own.clone() };
+        let parts = facts.parts.iter().enumerate().map(|(at, part)| Ok(dependency(at, part, items)));
+        std::iter::once(Ok(bundle)).chain(parts)
+    });
+    Bill {
+        schema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        bom_format: "CycloneDX",
+        components,
+        dependencies,
+        metadata,
+        serial_number,
+        spec_version: "1.6",
+        version: 1,
+    }
 }
 
 /// Seconds since 1970 as CycloneDX has times.
@@ -134,7 +163,7 @@ fn of_component(component: &Component, part: &Part<'_>) -> Value {
     value
 }
 
-fn of_item(item: &Item) -> Value {
+fn of_item(item: &Item<'_>) -> Value {
     let package = &item.package;
     let purl = package.purl();
     let (group, name) = match (package.ecosystem, package.name.split_once('/')) {
@@ -200,7 +229,7 @@ fn hash(ecosystem: Ecosystem, sum: &str) -> Option<Value> {
 /// The libraries that the bundle expects of the machine, with the files that need them.
 fn libraries(parts: &[Part<'_>]) -> BTreeMap<String, BTreeSet<String>> {
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (library, files) in parts.iter().flat_map(|part| &part.kept.account.libraries) {
+    for (library, files) in parts.iter().flat_map(|part| part.kept.libraries()) {
         all.entry(library.clone()).or_default().extend(files.iter().cloned());
     }
     all
@@ -219,21 +248,24 @@ fn of_library(library: &str, files: &BTreeSet<String>) -> Value {
 }
 
 /// What depends on what. On what packages and libraries depend themselves is not known, so they do not stand here.
-fn dependencies(facts: &Facts<'_>, items: &[Item], own: &str) -> Value {
-    let names = facts.parts.iter().map(|part| part.name);
-    let mut all = vec![json!({ "ref": own, "dependsOn": names.map(reference_of_component).collect::<Vec<_>>() })];
-    for part in &facts.parts {
-        let packages = items.iter().filter(|item| item.parts.contains(part.name)).map(|item| item.package.purl());
-        let host = part.kept.account.libraries.keys().map(|library| reference_of_library(library));
-        let on: Vec<String> = packages.chain(host).collect();
-        all.push(json!({ "ref": reference_of_component(part.name), "dependsOn": on }));
-    }
-    json!(all)
+#[derive(Serialize)]
+struct Dependency<'a> {
+    #[serde(rename = "dependsOn")]
+    on: Vec<Cow<'a, str>>,
+    #[serde(rename = "ref")]
+    of: String,
+}
+
+fn dependency<'a>(at: usize, part: &Part<'_>, items: &'a Items<'_>) -> Dependency<'a> {
+    let packages = items.urls_of_part(at).map(Cow::from);
+    let host = part.kept.libraries().keys().map(|library| reference_of_library(library).into());
+    Dependency { on: packages.chain(host).collect(), of: reference_of_component(part.name) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::Sha256;
 
     #[test]
     fn a_serial_number_is_a_uuid_that_the_content_decides() {

@@ -4,10 +4,12 @@ use super::{Bundle, Piece};
 use crate::elf::Version;
 use crate::error::Kind;
 use crate::fingerprint::{Entry, EntryKind};
+use crate::report::papers::Sequence;
 use crate::stack::Material;
 use crate::stack::lock::Origin;
 use dkumonitor_interface::manifest::{self, Component, FileEntry, FileKind, Manifest, Platform, SourceId};
-use std::collections::BTreeMap;
+use dkumonitor_interface::service::Service;
+use serde::Serialize;
 use std::path::Path;
 
 /// The manifest without its files.
@@ -29,28 +31,49 @@ pub(super) fn head(bundle: &Bundle<'_>, pieces: &[Piece<'_>]) -> Manifest {
     }
 }
 
-/// The files of a manifest, sorted. `entries` has those of each piece, `own` what no component brings.
+/// A manifest as it is written, its files made while they are.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Written<'a, F> {
+    schema: u32,
+    name: &'a str,
+    stack: &'a Option<String>,
+    version: &'a str,
+    platform: &'a Platform,
+    components: &'a [Component],
+    services: &'a [Service],
+    files: F,
+}
+
+/// The manifest of this head with these entries, which [`check`] has looked at, as its files.
+pub(super) fn whole<'a>(head: &'a Manifest, entries: &'a [Entry]) -> impl Serialize + 'a {
+    // All of them by name: one that is new has to be written too.
+    let Manifest { schema, name, stack, version, platform, components, services, files: _ } = head;
+    let files = Sequence(move || entries.iter().map(file_entry));
+    Written { schema: *schema, name, stack, version, platform, components, services, files }
+}
+
+/// Sorts the entries of a bundle by path, as text, and checks that a manifest can have them. Each comes with the number of the one that brings it:
+/// 0 for the builder itself, or that of a piece, counted from 1.
 ///
 /// # Errors
 /// [`Kind::Stage`] when two components bring the same path, or a name is not UTF-8.
-pub(super) fn files(pieces: &[Piece<'_>], entries: &[Vec<Entry>], own: &[Entry]) -> anyhow::Result<Vec<FileEntry>> {
-    let mut owners: BTreeMap<&Path, &str> = BTreeMap::new();
-    let mut files = Vec::new();
-    let names = pieces.iter().map(|piece| piece.component.recipe.name.as_str());
-    let of_components = names.zip(entries.iter().map(Vec::as_slice));
-    for (name, entries) in std::iter::once(("the builder itself", own)).chain(of_components) {
-        for entry in entries {
-            if let Some(other) = owners.insert(&entry.path, name) {
-                return Err(Kind::Stage.error(format!(
-                    "{} comes from both {other} and {name}; mend [[install]] in one of their recipes",
-                    entry.path.display()
-                )));
-            }
-            files.push(file_entry(entry)?);
-        }
+pub(super) fn check(pieces: &[Piece<'_>], mut entries: Vec<(Entry, usize)>) -> anyhow::Result<Vec<Entry>> {
+    entries.sort_by(|(a, whose), (b, others)| a.path.as_os_str().cmp(b.path.as_os_str()).then(whose.cmp(others)));
+    if let Some([(entry, one), (_, other)]) = entries.array_windows().find(|[(a, _), (b, _)]| a.path == b.path) {
+        let name = |at: usize| match at {
+            0 => "the builder itself",
+            at => pieces[at - 1].component.recipe.name.as_str(),
+        };
+        return Err(Kind::Stage.error(format!(
+            "{} comes from both {} and {}; mend [[install]] in one of their recipes",
+            entry.path.display(),
+            name(*one),
+            name(*other)
+        )));
     }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
+    entries.iter().try_for_each(|(entry, _)| file_entry(entry).map(drop))?;
+    Ok(entries.into_iter().map(|(entry, _)| entry).collect())
 }
 
 fn file_entry(entry: &Entry) -> anyhow::Result<FileEntry> {

@@ -8,32 +8,26 @@
 mod manifest;
 mod papers;
 mod state;
+mod tree;
 
 pub use state::{Archived, State, forget_stamps};
 
-use crate::account;
 use crate::archive::Format;
-use crate::dirs::{Dirs, remove_all};
-use crate::error::{Kind, WithKind as _};
-use crate::fingerprint::{self, Entry, EntryKind};
+use crate::dirs::Dirs;
+use crate::fingerprint;
 use crate::packing;
-use crate::parallel;
 use crate::plan::{Component, Todo};
-use crate::progress::{self, Ui};
-use crate::report::{self, Papers, policy::Policy};
-use crate::resources::give_memory_back;
+use crate::report::papers::Papers;
+use crate::report::{self, policy::Policy};
 use crate::sign::Signer;
 use crate::stack::{Material, Stack};
 use crate::store::{Content, Record, Store};
 use crate::target::Target;
-use anyhow::Context as _;
-use dkumonitor_interface::manifest::{FILE_NAME, SIGNATURE_NAME};
+use dkumonitor_interface::manifest::FILE_NAME;
 use dkumonitor_interface::service::InstallType;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// How much of a stack a bundle has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +151,7 @@ impl Bundle<'_> {
         // Stamps are taken before the hashes: what is written in between is seen the next time.
         let stamp = fingerprint::tree_stamp(&tree)?;
         let found = fingerprint::scan(&tree)?;
-        if let Some(why) = fingerprint::difference(&self.expected(pieces)?.entries, &found) {
+        if let Some(why) = fingerprint::difference(&self.expected(pieces, Papers::nowhere())?.entries, &found) {
             return Ok(Standing::Changed(format!("{why} in {}", tree.display())));
         }
         self.remember(&State { tree: Some(stamp), ..self.state() })?;
@@ -293,144 +287,9 @@ impl Bundle<'_> {
         }
         Ok(fingerprint::hex(&hash.finalize()))
     }
-
-    /// What the tree has to hold.
-    fn expected(&self, pieces: &[Piece<'_>]) -> anyhow::Result<Expected> {
-        let mut lists = pieces.iter().map(|piece| self.store.entries(&piece.record)).collect::<anyhow::Result<Vec<_>>>()?;
-        let mut manifest = manifest::head(self, pieces);
-        let mut made = self.papers(&manifest, pieces, &lists)?;
-        lists.iter_mut().for_each(|entries| entries.retain(|entry| !account::is_part(&entry.path)));
-        let own: Vec<Entry> = made.iter().map(|(path, content)| entry_of(path, content)).collect();
-        manifest.files = manifest::files(pieces, &lists, &own)?;
-        let mut text = serde_json::to_vec_pretty(&manifest)?;
-        text.push(b'\n');
-        let signature = self.signer.map(|signer| sign_manifest(signer, &self.name, &text).into_bytes());
-        let of_all = [(FILE_NAME, Some(text)), (SIGNATURE_NAME, signature)];
-        let of_all: Papers = of_all.into_iter().filter_map(|(name, text)| Some((name.into(), text?))).collect();
-        let of_all_entries = of_all.iter().map(|(path, content)| entry_of(path, content));
-        let mut entries: Vec<Entry> = lists.into_iter().flatten().chain(own).chain(of_all_entries).collect();
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        made.extend(of_all);
-        Ok(Expected { made, entries })
-    }
-
-    /// Stages the bundle.
-    ///
-    /// # Errors
-    /// [`Kind::Stage`] when two components bring the same path, or the disk does not play along.
-    pub fn stage(&self, pieces: &[Piece<'_>], ui: &Ui) -> anyhow::Result<()> {
-        let step = ui.step("bundle", "stage");
-        let made = self.make_tree(pieces);
-        // Texts and lists of everything that is in the bundle were in memory for it; what comes next needs its own.
-        give_memory_back();
-        step.close(made, |(files, size)| format!("{files} files, {}", progress::bytes(*size))).map(drop)
-    }
-
-    /// Makes the tree; gives how many files it has, and their bytes.
-    fn make_tree(&self, pieces: &[Piece<'_>]) -> anyhow::Result<(u64, u64)> {
-        let tree = self.tree();
-        let fail = || format!("cannot stage {}", tree.display());
-        fs::create_dir_all(&self.dirs.dist).kind(Kind::Stage, || format!("cannot make {}", self.dirs.dist.display()))?;
-        let expected = self.expected(pieces)?;
-        self.lay(&expected, &tree).kind(Kind::Stage, fail)?;
-        let size: u64 = expected.entries.iter().filter_map(Entry::size).sum();
-        let state = State {
-            inputs: self.inputs(pieces)?,
-            tree: Some(fingerprint::tree_stamp(&tree)?),
-            entries: expected.entries.len() as u64,
-            archives: BTreeMap::new(),
-            papers: None,
-        };
-        self.remember(&state)?;
-        Ok((state.entries, size))
-    }
-
-    /// Makes the tree beside its place and puts it there.
-    fn lay(&self, expected: &Expected, tree: &Path) -> anyhow::Result<()> {
-        let prefix = draft_prefix(tree);
-        forget_drafts(&self.dirs.dist, &prefix)?;
-        let draft = tempfile::Builder::new().prefix(&prefix).tempdir_in(&self.dirs.dist)?;
-        let new = draft.path().join("new");
-        fs::create_dir(&new)?;
-        for folder in expected.folders() {
-            fs::create_dir_all(new.join(folder)).with_context(|| format!("cannot make {}", folder.display()))?;
-        }
-        let failed = parallel::first_on_all_cores(&expected.entries, |entry| self.copy(entry, expected, &new).err());
-        if let Some((_, error)) = failed {
-            return Err(error);
-        }
-        // The folder itself was made readable by nobody else, as temporary folders are.
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-        if tree.symlink_metadata().is_ok() {
-            fs::rename(tree, draft.path().join("old")).with_context(|| format!("cannot move {} away", tree.display()))?;
-        }
-        fs::rename(&new, tree).with_context(|| format!("cannot make {}", tree.display()))?;
-        remove_all(draft.path())?;
-        Ok(())
-    }
-
-    fn copy(&self, entry: &Entry, expected: &Expected, root: &Path) -> anyhow::Result<()> {
-        let to = root.join(&entry.path);
-        let (mode, sha256) = match &entry.kind {
-            EntryKind::Link { target } => {
-                return symlink(target, &to).with_context(|| format!("cannot make the link {}", to.display()));
-            }
-            EntryKind::File { mode, sha256, .. } => (*mode, sha256),
-        };
-        let copied = match expected.made.get(&entry.path) {
-            Some(content) => fs::write(&to, content),
-            None => fs::copy(self.store.object(sha256), &to).map(drop),
-        };
-        copied
-            .and_then(|()| fs::set_permissions(&to, fs::Permissions::from_mode(mode)))
-            .and_then(|()| fs::File::open(&to)?.set_modified(time(self.epoch)))
-            .with_context(|| format!("cannot write {}", to.display()))
-    }
 }
 
 /// The signature of the manifest of a bundle of this name: the same wherever and whenever it is made.
 pub fn sign_manifest(signer: &Signer, bundle: &str, manifest: &[u8]) -> String {
     signer.sign(manifest, &format!("bundle:{bundle}\tfile:{FILE_NAME}\thashed"))
-}
-
-fn time(epoch: u64) -> std::time::SystemTime {
-    std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch)
-}
-
-/// A file that is made here, as a tree has it.
-fn entry_of(path: &Path, content: &[u8]) -> Entry {
-    let sha256 = fingerprint::hex(&Sha256::digest(content));
-    Entry { path: path.to_owned(), kind: EntryKind::File { size: content.len() as u64, mode: 0o644, sha256 } }
-}
-
-/// What a tree has to hold.
-struct Expected {
-    /// What comes from no component: its manifest, that one's signature, and what accounts for all that is in it.
-    made: Papers,
-    /// All files and links, sorted by path.
-    entries: Vec<Entry>,
-}
-
-impl Expected {
-    /// The folders that hold something.
-    fn folders(&self) -> impl Iterator<Item = &Path> {
-        let mut last = None;
-        self.entries.iter().filter_map(|entry| entry.path.parent()).filter(move |folder| last.replace(*folder) != Some(*folder))
-    }
-}
-
-/// How the drafts of a tree are named. Another bundle that is staged into the same folder has other ones.
-fn draft_prefix(tree: &Path) -> String {
-    format!(".draft-{}-", tree.file_name().unwrap_or_default().to_string_lossy())
-}
-
-/// Removes the drafts that killed runs have left. Ours is the only run on this bundle: it holds the build folder's lock.
-fn forget_drafts(dist: &Path, prefix: &str) -> anyhow::Result<()> {
-    for entry in fs::read_dir(dist).with_context(|| format!("cannot read {}", dist.display()))? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            remove_all(&entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
-        }
-    }
-    Ok(())
 }

@@ -1,17 +1,17 @@
 //! What accounts for a bundle: in its tree, and beside its archives.
 
 use super::{Bundle, Piece, Standing};
-use crate::account::Kept;
+use crate::account::kept::Kept;
 use crate::archive::SIGNATURE;
 use crate::build::Session;
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{self, Entry};
 use crate::report::provenance::{self, Making, Output};
-use crate::report::{self, Facts, Papers, Part};
+use crate::report::{self, Part};
 use crate::stack::Material;
-use dkumonitor_interface::manifest::{FILE_NAME, Manifest};
+use dkumonitor_interface::manifest::FILE_NAME;
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -26,25 +26,22 @@ impl Bundle<'_> {
         self.dirs.dist.join(format!("{}{}", self.name, provenance::ENDING))
     }
 
-    /// What in the tree accounts for it.
-    pub(super) fn papers(&self, manifest: &Manifest, pieces: &[Piece<'_>], lists: &[Vec<Entry>]) -> anyhow::Result<Papers> {
-        let mut parts = Vec::new();
-        for (piece, entries) in pieces.iter().zip(lists) {
-            let kept = Kept::of(self.store, &piece.record, entries)?;
-            let recipe = piece.component.recipe;
-            let read = |name: &String| -> anyhow::Result<(String, String)> {
-                let path = self.stack.patch_path(recipe, name);
-                let text = fs::read(&path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
-                Ok((name.clone(), String::from_utf8_lossy(&text).into_owned()))
-            };
-            let patches = recipe.patches.iter().map(read).collect::<anyhow::Result<_>>()?;
-            let source = match piece.component.material {
-                Material::Locked(source) => Some(source),
-                Material::Workspace => None,
-            };
-            parts.push(Part { name: &recipe.name, source, patches, kept });
-        }
-        report::papers(&Facts { manifest, epoch: self.epoch, parts, policy: &self.policy })
+    /// A component as papers tell of it; `account` has the entries of its result that are no part of the bundle.
+    pub(super) fn part<'p>(&'p self, piece: &'p Piece<'_>, account: &[Entry]) -> anyhow::Result<Part<'p>> {
+        let recipe = piece.component.recipe;
+        let cannot = || format!("cannot use the account of {}", recipe.name);
+        let kept = Kept::of(self.store, account).kind(Kind::Stage, cannot)?;
+        let read = |name: &String| -> anyhow::Result<(String, String)> {
+            let path = self.stack.patch_path(recipe, name);
+            let text = fs::read(&path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
+            Ok((name.clone(), String::from_utf8_lossy(&text).into_owned()))
+        };
+        let patches = recipe.patches.iter().map(read).collect::<anyhow::Result<_>>()?;
+        let source = match piece.component.material {
+            Material::Locked(source) => Some(source),
+            Material::Workspace => None,
+        };
+        Ok(Part { name: &recipe.name, source, patches, kept })
     }
 
     /// Whether what lies beside the archives is what was written for them.
@@ -55,7 +52,7 @@ impl Bundle<'_> {
         }
     }
 
-    fn papers_stamp(&self) -> std::io::Result<String> {
+    fn papers_stamp(&self) -> io::Result<String> {
         fingerprint::stamps([self.sbom().as_path(), self.provenance().as_path()].into_iter())
     }
 
@@ -69,8 +66,8 @@ impl Bundle<'_> {
         }
         let (sbom, tree) = (self.sbom(), self.tree());
         let bill = tree.join(report::SBOM);
-        let content = fs::read(&bill).kind(Kind::Archive, || format!("cannot read {}", bill.display()))?;
-        write_beside(&sbom, &content)?;
+        let mut content = fs::File::open(&bill).kind(Kind::Archive, || format!("cannot read {}", bill.display()))?;
+        write_beside(&sbom, |out| io::copy(&mut content, out).map(drop))?;
         let output = |path: &Path, name: &str| -> anyhow::Result<Output> {
             let sha256 = fingerprint::hash_file(path).kind(Kind::Archive, || format!("cannot read {}", path.display()))?;
             Ok(Output { name: name.to_owned(), sha256 })
@@ -90,20 +87,21 @@ impl Bundle<'_> {
             archives: archives.collect(),
             byproducts: vec![output(&sbom, &sbom_name)?, output(&tree.join(FILE_NAME), FILE_NAME)?],
         };
-        write_beside(&self.provenance(), &provenance::write(&making)?)?;
+        let statement = provenance::write(&making)?;
+        write_beside(&self.provenance(), |out| out.write_all(&statement))?;
         state.papers = self.papers_stamp().ok();
         self.remember(&state)
     }
 }
 
 /// Writes a file whole or not at all; a signature of what was there before goes first.
-fn write_beside(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+fn write_beside(path: &Path, content: impl FnOnce(&mut fs::File) -> io::Result<()>) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder)?;
-        file.write_all(content)?;
+        content(file.as_file_mut())?;
         match fs::remove_file(path.with_added_extension(SIGNATURE)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done?,
         }
         file.persist(path)?;
