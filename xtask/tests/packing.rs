@@ -63,14 +63,15 @@ fn packages_are_installed_beside_each_other_start_nothing_and_leave_nothing() {
         install: [deb_words(&["-i", deb]), deb_words(&["-i", next_deb.to_str().unwrap()])],
         again: deb_words(&["-i", deb]),
         remove: [deb_words(&["-P", &name(VERSION)]), deb_words(&["-P", &name(NEXT)])],
-        data: folder.path().join("data of dpkg"),
+        // Root may type what the scripts show, and it is others who call folders something.
+        data: folder.path().join("dpkg's; data"),
     });
     live(&Ways {
         tool: "rpm",
         install: [rpm_words(&["-i", rpm]), rpm_words(&["-i", next_rpm.to_str().unwrap()])],
         again: rpm_words(&["--reinstall", rpm]),
         remove: [rpm_words(&["-e", &name(VERSION)]), rpm_words(&["-e", &name(NEXT)])],
-        data: folder.path().join("data of rpm"),
+        data: folder.path().join("rpm's; data"),
     });
 }
 
@@ -179,8 +180,9 @@ fn live(ways: &Ways) {
     let process = || dkm(&["pid", "go-carbon"]).trim().to_owned();
     let before = process();
     let data = fs::canonicalize(&ways.data).unwrap();
-    let moving = |version: &str| format!("{}/{version}/installer --update -d '{}'", base.display(), data.display());
-    let stopping = format!("'{}/bin/dkm' shutdown", data.display());
+    let quoted = data.to_str().unwrap().replace('\'', r"'\''");
+    let moving = |version: &str| format!("{}/{version}/installer --update -d '{quoted}'", base.display());
+    let stopping = format!("'{quoted}/bin/dkm' shutdown");
     // What is in use stays. The same version once more takes nothing away.
     let refused = tried(&ways.remove[0]);
     let said = &refused.text;

@@ -14,16 +14,16 @@ monitors() {
         if [ ! -L "$folder/bundle" ]; then
             echo "process ${process#/proc/}: ${program% (deleted)}"
         elif [ "$folder/bundle" -ef "$1" ]; then
-            echo "$folder"
+            printf '%s\n' "$folder"
         fi
         # Else it was taken to another version that has the same program, and uses nothing of this one when it is started again.
     done | sort -u
 }
 
-# A word $1 for a shell.
+# A word $1 for a shell and for a terminal. It is what some user has called a folder, and root may type what is shown.
 quoted() {
     case "$1" in
-        *[!A-Za-z0-9/._+-]*) printf "'%s'" "$1" ;;
+        *[!A-Za-z0-9/._+-]*) printf "'%s'" "$(printf %s "$1" | LC_ALL=C tr '\000-\037\177' '?' | sed "s/'/'\\\\''/g")" ;;
         *) printf '%s' "$1" ;;
     esac
 }

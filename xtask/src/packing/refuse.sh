@@ -16,15 +16,15 @@ newest=$(readlink "$base/current") || newest=@VERSION@
         case "$folder" in
             /*) ;;
             *)
-                echo "  $folder"
+                printf '  %s\n' "$folder"
                 continue
                 ;;
         esac
-        echo "  $folder"
-        echo "    $(as_owner "$folder")$(quoted "$folder/bin/dkm") shutdown"
+        printf '  %s\n' "$(quoted "$folder")"
+        printf '    %s\n' "$(as_owner "$folder")$(quoted "$folder/bin/dkm") shutdown"
         if [ "$newest" != @VERSION@ ]; then
             echo "    or take it to $newest, and it goes on:"
-            echo "    $(as_owner "$folder")$(quoted "$base/$newest/installer") --update -d $(quoted "$folder")"
+            printf '    %s\n' "$(as_owner "$folder")$(quoted "$base/$newest/installer") --update -d $(quoted "$folder")"
         fi
     done
 } >&2

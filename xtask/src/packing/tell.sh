@@ -10,8 +10,8 @@ for version in $(ls "$base" 2>/dev/null | sort -V); do
     monitors "$base/$version" | while IFS= read -r folder; do
         case "$folder" in
             /*)
-                echo "$folder runs by $version still, and goes on so. To take it to $newest:"
-                echo "  $(as_owner "$folder")$(quoted "$base/$newest/installer") --update -d $(quoted "$folder")"
+                printf '%s\n' "$(quoted "$folder") runs by $version still, and goes on so. To take it to $newest:"
+                printf '  %s\n' "$(as_owner "$folder")$(quoted "$base/$newest/installer") --update -d $(quoted "$folder")"
                 ;;
         esac
     done
