@@ -276,8 +276,8 @@ pub struct Gate {
     /// How much larger than the last release it may be [default: gate.toml's, or 10]
     #[arg(long, value_name = "PERCENT")]
     pub growth: Option<u32>,
-    /// Run it in this folder as the root of another system, such as one that debootstrap has made
-    #[arg(long, value_name = "DIR")]
+    /// Run it in this folder as the root of another system, such as one that debootstrap has made; not for images
+    #[arg(long, value_name = "DIR", conflicts_with = "still")]
     pub root: Option<PathBuf>,
     /// Note its sizes in the stack's sizes.json, as those of the last release
     #[arg(long)]

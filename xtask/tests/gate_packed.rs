@@ -422,6 +422,20 @@ fn an_image_that_does_not_run_as_it_says_is_named() {
 }
 
 #[test]
+fn the_root_of_another_system_is_refused_where_it_is_none_or_nothing_would_run_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_str().unwrap();
+    let deb = PACKAGES.join(format!("dkumonitor-ministack-{VERSION}.deb"));
+    gate(&IMAGE, &["--root", root]).bad(2, &["--root is for archives and packages: an image brings its own system"]);
+    gate(&deb, &["--root", root]).bad(2, &["cannot use --root", "it has no /dev, /proc, /tmp, /opt", "debootstrap makes one"]);
+    gate(&deb, &["--root", root, "--still"]).bad(2, &["--root", "cannot be used with", "--still"]);
+    for name in ["dev", "proc", "tmp"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    gate(&deb, &["--root", root]).bad(2, &["it has no /opt, where packages are installed; mkdir", root]);
+}
+
+#[test]
 fn a_package_that_is_larger_than_its_stack_allows_or_has_grown_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let stack = folder.path().join("stack");

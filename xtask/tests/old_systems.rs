@@ -9,7 +9,7 @@
 mod common;
 
 use common::machines::{elsewhere, here, text};
-use common::monitor::ARCHIVE;
+use common::monitor::{ARCHIVE, package as package_ministack};
 use common::{Outcome, Place, ministack_place, workspace};
 use serde_json::Value;
 use std::fs;
@@ -38,7 +38,7 @@ static BY_ZIG: LazyLock<PathBuf> = LazyLock::new(|| {
     fs::write(recipe, plain.replacen("[needs]", &format!("{}[needs]", pins()), 1)).unwrap();
     fs::write(stack.join("gate.toml"), "glibc = \"2.17\"\n").unwrap();
     let dist = ministack_place("dist by zig");
-    here(&["package", "--dist-dir", text(&dist)], &stack, &ministack_place("build")).good();
+    here(&["package", "--format", "gz,deb,rpm", "--dist-dir", text(&dist)], &stack, &ministack_place("build")).good();
     dist.join(concat!("dkumonitor-oldstack-", env!("CARGO_PKG_VERSION"), ".tar.gz"))
 });
 
@@ -221,9 +221,34 @@ fn a_rust_program_is_linked_for_macos_so_that_apples_processors_start_it() {
     assert_eq!(number(version, 12) >> 16, 11, "the oldest macOS that it is for");
 }
 
-/// The root of a Debian whose C library is old: what a program needs to run, and a shell.
+/// What an old system consists of here: what a program needs to run, a shell, and what installs packages.
+const OLD_PACKAGES: [&str; 18] = [
+    "libc6",
+    "libcrypt1",
+    "libgcc-s1",
+    "dash",
+    "coreutils",
+    "libselinux1",
+    "libpcre2-8-0",
+    "libacl1",
+    "libattr1",
+    "libgmp10",
+    "dpkg",
+    "tar",
+    "diffutils",
+    "libc-bin",
+    "libbz2-1.0",
+    "liblzma5",
+    "zlib1g",
+    "sed",
+];
+
+/// The root of a Debian whose C library is old; none where it cannot be had.
+static OLD_ROOT: LazyLock<Option<PathBuf>> = LazyLock::new(old_root);
+
 fn old_root() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("old root").join(OLD);
+    // With what parts paths in the options of mounts.
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("old: a root, with dpkg").join(OLD);
     if root.is_dir() {
         return Some(root);
     }
@@ -235,20 +260,36 @@ fn old_root() -> Option<PathBuf> {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = |inner: &str| folder.path().join(inner);
-    for inner in [
-        "lists/partial",
-        "archives/partial",
-        "packages",
-        "root/dev",
-        "root/proc",
-        "root/sys",
-        "root/tmp",
-        "root/run",
-        "root/var/tmp",
-    ] {
+    download_old_packages(folder.path(), key);
+    for inner in ["dev", "opt", "proc", "sys", "tmp", "run", "var/tmp", "var/lib/dpkg"] {
+        fs::create_dir_all(path("root").join(inner)).unwrap();
+    }
+    let mut known = String::new();
+    for package in fs::read_dir(path("packages")).unwrap().flatten() {
+        let unpacked = Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(path("root")).output().unwrap();
+        Outcome::of(&unpacked).good();
+        // Its dpkg shall know what is there.
+        let said = Command::new("dpkg-deb").arg("-f").arg(package.path()).output().unwrap();
+        known += &Outcome::of(&said).good().replacen('\n', "\nStatus: install ok installed\n", 1);
+        known.push('\n');
+    }
+    fs::write(path("root/var/lib/dpkg/status"), known).unwrap();
+    fs::create_dir_all(root.parent().unwrap()).unwrap();
+    // What has its name is whole.
+    let draft = root.with_extension("draft");
+    let _ = fs::remove_dir_all(&draft);
+    let copied = Command::new("cp").arg("-a").arg(path("root")).arg(&draft).output().unwrap();
+    Outcome::of(&copied).good();
+    fs::rename(&draft, &root).unwrap();
+    Some(root)
+}
+
+/// Fetches them into `packages`, with nothing of this system's own apt but where it takes packages from.
+fn download_old_packages(folder: &Path, key: &str) {
+    let path = |inner: &str| folder.join(inner);
+    for inner in ["lists/partial", "archives/partial", "packages"] {
         fs::create_dir_all(path(inner)).unwrap();
     }
-    // Nothing of this system's own apt but where it takes packages from.
     fs::write(path("status"), "").unwrap();
     let from =
         Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).output().unwrap();
@@ -256,9 +297,9 @@ fn old_root() -> Option<PathBuf> {
     let from = from.lines().find(|line| !line.contains("security")).expect("apt has no sources; run apt-get update");
     fs::write(path("sources.list"), format!("deb [signed-by={key}] {from} {OLD} main\n")).unwrap();
     let options = [
-        format!("Dir::State={}", folder.path().display()),
+        format!("Dir::State={}", folder.display()),
         format!("Dir::State::status={}", path("status").display()),
-        format!("Dir::Cache={}", folder.path().display()),
+        format!("Dir::Cache={}", folder.display()),
         format!("Dir::Etc::SourceList={}", path("sources.list").display()),
         "Dir::Etc::SourceParts=-".to_owned(),
         "Acquire::Languages=none".to_owned(),
@@ -270,37 +311,40 @@ fn old_root() -> Option<PathBuf> {
         Outcome::of(&command.output().unwrap()).good()
     };
     apt(&["update"]);
-    apt(&[
-        "download",
-        "libc6",
-        "libcrypt1",
-        "libgcc-s1",
-        "dash",
-        "coreutils",
-        "libselinux1",
-        "libpcre2-8-0",
-        "libacl1",
-        "libattr1",
-        "libgmp10",
-    ]);
-    for package in fs::read_dir(path("packages")).unwrap().flatten() {
-        let unpacked = Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(path("root")).output().unwrap();
-        Outcome::of(&unpacked).good();
-    }
-    fs::create_dir_all(root.parent().unwrap()).unwrap();
-    let moved = Command::new("cp").arg("-a").arg(path("root")).arg(&root).output().unwrap();
-    Outcome::of(&moved).good();
-    Some(root)
+    apt(&[&["download"], OLD_PACKAGES.as_slice()].concat());
+}
+
+/// The gate under the old system.
+fn gate_in(root: &Path, file: &Path) -> Outcome {
+    let stack = workspace().join("examples/ministack");
+    here(&["gate", text(file), "--root", text(root)], &stack, &ministack_place("build"))
 }
 
 #[test]
 fn the_miniature_stack_runs_in_an_old_system_if_zig_has_compiled_it_and_else_is_refused_by_name() {
-    let Some(root) = old_root() else { return };
-    let gate = |archive: &Path| {
-        let stack = workspace().join("examples/ministack");
-        here(&["gate", text(archive), "--root", text(&root)], &stack, &ministack_place("build"))
-    };
-    let said = gate(&BY_ZIG).good();
+    let Some(root) = &*OLD_ROOT else { return };
+    let said = gate_in(root, &BY_ZIG).good();
     assert!(said.contains("4 services probed") && said.contains("read back through carbonapi"), "{said}");
-    gate(&ARCHIVE).bad(10, &["needs glibc 2.", "(for collectd)", "and this system has 2.31"]);
+    gate_in(root, &ARCHIVE).bad(10, &["needs glibc 2.", "(for collectd)", "and this system has 2.31"]);
+}
+
+#[test]
+fn packages_are_installed_in_an_old_system_by_its_own_tool_or_laid_out_where_it_has_none() {
+    let Some(root) = &*OLD_ROOT else { return };
+    let file = |ending: &str| BY_ZIG.with_extension("").with_extension(ending);
+    let said = gate_in(root, &file("deb")).good();
+    assert!(said.contains("4 services probed") && said.contains("nothing left behind"), "{said}");
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(said.contains(&format!("installed by dpkg to /opt/dkumonitor-oldstack/{version}, and removed by it")), "{said}");
+    let said = gate_in(root, &file("rpm")).good();
+    assert!(
+        said.contains("4 services probed") && said.contains("it was not installed by rpm (there is no rpm here)"),
+        "{said}"
+    );
+    // One that needs a newer C library dpkg does not take.
+    package_ministack(&["--format", "gz,deb,rpm", "--offline"], "dist packages").good();
+    let newer = ministack_place("dist packages").join(format!("dkumonitor-ministack-{version}.deb"));
+    gate_in(root, &newer).bad(10, &["dpkg cannot install it", "depends on libc6 (>= 2.", "on system is 2.31"]);
+    // Nothing was written there.
+    assert_eq!(fs::read_dir(root.join("opt")).unwrap().count() + fs::read_dir(root.join("tmp")).unwrap().count(), 0);
 }

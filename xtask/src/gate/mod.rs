@@ -21,7 +21,7 @@ pub use traces::{Machine, Mark, find as find_traces, unpacked};
 
 use crate::archive::Format;
 use crate::dirs::Dirs;
-use crate::error::{Kind, WithKind as _};
+use crate::error::{self, Kind, WithKind as _};
 use crate::fingerprint;
 use crate::progress::{self, Step};
 use crate::stack::Stack;
@@ -97,13 +97,16 @@ impl Gate {
     /// Lets an archive pass; what there is to say of it. The step is the caller's.
     ///
     /// # Errors
-    /// [`Kind::Gate`] with everything that is wrong, [`Kind::Integrity`] when it cannot be read at all.
+    /// [`Kind::Gate`] with everything that is wrong, [`Kind::Integrity`] when it cannot be read at all, [`Kind::Usage`] when it cannot be
+    /// run in the system that is wished.
     pub fn pass(&self, archive: &Path, wishes: &Wishes, step: &Step) -> anyhow::Result<Passed> {
+        let root = wishes.root.as_ref().map(|root| trial::root::usable(root, Form::of(archive)?)).transpose()?;
         let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
         step.message("looking at all files");
         let (bundle, notes) = self.look(archive, wishes)?;
         let mut passed = Passed { short: glibc_words(&bundle), notes, lacks: Vec::new() };
         if let Some(why) = why_not_run(&bundle, wishes) {
+            anyhow::ensure!(root.is_none(), Kind::Usage.error(format!("--root is to run it in, and it cannot be run: {why}")));
             passed.short += "; not run";
             passed.notes.push(format!("it was not run: {why}"));
             return Ok(passed);
@@ -112,10 +115,14 @@ impl Gate {
             archive,
             bundle: &bundle,
             hide: self.hide.clone(),
-            root: wishes.root.as_deref(),
+            root: root.as_deref(),
             logs: self.logs.join(&bundle.name),
         };
-        let ran = trial.run(step).kind(Kind::Gate, || format!("{name} does not pass: it does not run as it should"))?;
+        let ran = trial.run(step).map_err(|error| match error::kind_of(&error) {
+            Kind::Gate => Kind::Gate.error(format!("{name} does not pass: it does not run as it should: {error:#}")),
+            // Nothing was found out about it.
+            _ => error,
+        })?;
         passed.short += "; it runs";
         passed.notes.extend(ran.did);
         passed.lacks = ran.lacks;

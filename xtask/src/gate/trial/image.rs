@@ -5,7 +5,9 @@
 //! Stricter than engines are: the file system is read-only but for volumes, `/tmp` and `/run`, there are no files of the engine's own in
 //! it (`/etc/hosts`, `/etc/resolv.conf`), and no network but loopback.
 
-use super::drive::{self, Installed, METRIC, Outcome, cannot, did, doing, fault};
+use super::asking::METRIC;
+use super::drive::{self, Installed};
+use super::telling::{self, Outcome, cannot, did, doing, fault};
 use super::{Container, Fault, LAID_OUT, Line, Surroundings, VOLUMES, os};
 use crate::sandbox::enter_namespaces;
 use dkumonitor_interface::service::{InstallType, Protocol};
@@ -44,7 +46,7 @@ pub fn run(place: &Path, container: &Container, was_root: bool) -> i32 {
     match engine.run() {
         Ok(()) => 0,
         Err(fault) => {
-            drive::tell(&Line::Failed(fault));
+            telling::tell(&Line::Failed(fault));
             1
         }
     }
@@ -211,7 +213,7 @@ impl Engine<'_> {
     /// Each port that it exposes answers others too.
     fn reachable(&self) -> Outcome<()> {
         for port in &self.container.ports {
-            if drive::wait(Duration::from_secs(20), || answers(ELSEWHERE, *port).then_some(())).is_none() {
+            if telling::wait(Duration::from_secs(20), || answers(ELSEWHERE, *port).then_some(())).is_none() {
                 return Err(
                     self.about(format!("the image exposes port {port}, and nobody can reach it from outside of the container"))
                 );
@@ -247,7 +249,7 @@ impl Engine<'_> {
         let pid = i32::try_from(running.child.id()).ok().and_then(Pid::from_raw);
         cannot(pid.map_or(Ok(()), |pid| kill_process(pid, signal)).map_err(Into::into), "send it a signal")?;
         let mut end: Option<ExitStatus> = None;
-        drive::wait(PATIENCE, || {
+        telling::wait(PATIENCE, || {
             end = running.child.try_wait().ok().flatten();
             end.map(drop)
         });

@@ -21,6 +21,9 @@ const OVER: &str = "over";
 /// Where its tool keeps its books, below the trial's folder.
 const BOOKS: &str = "books";
 
+/// What dpkg knows of: a system that was put together without it has none.
+const DPKG_BOOKS: &str = "var/lib/dpkg/status";
+
 /// The search path of who installs.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -56,6 +59,7 @@ impl Package {
         let why = match (as_root, is_there) {
             (false, _) => "only root can".to_owned(),
             (_, false) => format!("there is no {tool} here"),
+            _ if self.deb && !system.join(DPKG_BOOKS).is_file() => format!("its dpkg knows of no package (/{DPKG_BOOKS})"),
             _ => match self.overlay(system, place) {
                 Ok(()) => return Ok((Way::Tool, None)),
                 Err(error) => format!("{error:#}"),
@@ -81,7 +85,7 @@ impl Package {
             fs::create_dir_all(&work)?;
             fs::create_dir(&upper)?;
             fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-            let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+            let bytes = |path: &Path| path.as_os_str().as_bytes().iter().flat_map(|byte| escaped(*byte)).collect::<Vec<_>>();
             let options = [b"lowerdir=".as_slice(), &bytes(&lower), b",upperdir=", &bytes(&upper), b",workdir=", &bytes(&work)];
             let options = CString::new(options.concat())?;
             mount("overlay", &lower, "overlay", MountFlags::NODEV, options.as_c_str())
@@ -159,6 +163,12 @@ impl Package {
         command.stdin(Stdio::null()).current_dir("/");
         command
     }
+}
+
+/// A byte of a path as the options of overlays have it: they part paths and each other by some.
+fn escaped(byte: u8) -> impl Iterator<Item = u8> {
+    let backslash = matches!(byte, b'\\' | b':' | b',').then_some(b'\\');
+    backslash.into_iter().chain([byte])
 }
 
 fn run(command: &mut Command, what: &str) -> anyhow::Result<()> {

@@ -1,7 +1,8 @@
 //! A process apart, on Linux: by namespaces, as root or as anybody who may have a user namespace of his own.
 
 use super::installing::Way;
-use super::{Container, Fault, How, Line, Order, Package, Part, STRANGER, Surroundings, drive, image};
+use super::{Container, Fault, How, Line, Order, Package, Part, STRANGER, Surroundings, image, telling};
+use crate::error::Kind;
 use crate::sandbox::enter_namespaces;
 use anyhow::Context as _;
 use rustix::fs::{Mode, OFlags};
@@ -80,7 +81,9 @@ pub fn part(order: &Order) -> anyhow::Result<Part> {
     let (place, bundle) = (order.place.clone(), order.place.join(&order.bundle));
     let mut around = Surroundings { place, bundle, fresh: Vec::new(), alone: false, lacks: Vec::new() };
     let Some(spaces) = Spaces::best() else {
-        anyhow::ensure!(order.root.is_none(), "--root needs namespaces, and this machine gives none");
+        if order.root.is_some() {
+            return Err(Kind::Preflight.error("--root needs namespaces, and this machine gives none"));
+        }
         around.lacks.push("no namespaces are to be had here: the build folder is visible, and the network is open".to_owned());
         become_stranger(can_be_stranger())?;
         return Ok(Part::Inside(around));
@@ -165,7 +168,7 @@ fn removed(package: &Package, place: &Path) -> i32 {
         Err(error) => failed(&error),
         Ok(()) => {
             let tool = package.tool();
-            drive::did(format!("installed by {tool} to /{}, and removed by it with nothing left", package.root));
+            telling::did(format!("installed by {tool} to /{}, and removed by it with nothing left", package.root));
             0
         }
     }
@@ -173,7 +176,7 @@ fn removed(package: &Package, place: &Path) -> i32 {
 
 /// Tells what went wrong; an exit status.
 fn failed(error: &anyhow::Error) -> i32 {
-    drive::tell(&Line::Failed(Fault { what: format!("{error:#}"), ..Fault::default() }));
+    telling::tell(&Line::Failed(Fault { what: format!("{error:#}"), ..Fault::default() }));
     1
 }
 
@@ -183,7 +186,7 @@ pub fn contain(order: &Order, container: &Container) -> anyhow::Result<i32> {
     let Some(spaces) =
         [own(false), own(true)].into_iter().find(|spaces| (spaces.own_users || can_be_stranger()) && spaces.works())
     else {
-        drive::tell(&Line::Lacks("no namespaces are to be had here: the image was not run".to_owned()));
+        telling::tell(&Line::Lacks("no namespaces are to be had here: the image was not run".to_owned()));
         return Ok(0);
     };
     // The namespace of processes is made anew for each start.

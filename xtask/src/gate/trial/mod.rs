@@ -10,6 +10,7 @@
 //!
 //! What cannot be had on a machine is done without, and said.
 
+mod asking;
 mod dashboards;
 mod drive;
 mod http;
@@ -20,11 +21,13 @@ mod installing;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "other.rs")]
 mod os;
+pub mod root;
+mod telling;
 
 use super::checks::Bundle;
 use super::packed::{self, Config, Form, Wrapping};
 use crate::dirs::remove_all;
-use crate::error::{Kind, WithKind as _};
+use crate::error::Kind;
 use crate::interrupt::Group;
 use crate::progress::Step;
 use crate::unpack;
@@ -193,7 +196,7 @@ pub struct Trial<'a> {
     pub bundle: &'a Bundle,
     /// Folders that must not be seen.
     pub hide: Vec<PathBuf>,
-    /// The root of another system to run in.
+    /// The root of another system to run in, that [`root::usable`] has found.
     pub root: Option<&'a Path>,
     /// Where logs are kept of a bundle that does not run.
     pub logs: PathBuf,
@@ -224,13 +227,8 @@ impl Trial<'_> {
         if os::can_be_stranger() {
             chown(&own, Some(STRANGER), Some(STRANGER))?;
         }
-        let order = Order {
-            place: place.path().to_owned(),
-            bundle,
-            hide: self.hide.clone(),
-            how,
-            root: self.root.map(Path::canonicalize).transpose().kind(Kind::Usage, || "cannot use --root".to_owned())?,
-        };
+        let order =
+            Order { place: place.path().to_owned(), bundle, hide: self.hide.clone(), how, root: self.root.map(Path::to_owned) };
         std::fs::write(place.path().join(ORDER), serde_json::to_vec(&order)?)?;
         let outcome = self.start(place.path(), step);
         let removed = remove_all(place.path()).with_context(|| format!("cannot remove {}", place.path().display()));
@@ -252,11 +250,7 @@ impl Trial<'_> {
         packed::lay_out(self.archive, self.bundle.form, &laid)?;
         let bundle = format!("{}/{}", LAID_OUT, self.bundle.root);
         let how = match &self.bundle.wrapping {
-            Wrapping::Image(image) => {
-                let why = "--root is for archives and packages: an image brings its own";
-                anyhow::ensure!(self.root.is_none(), Kind::Usage.error(why));
-                How::Image(Container::of(&image.config))
-            }
+            Wrapping::Image(image) => How::Image(Container::of(&image.config)),
             Wrapping::Package(package) => {
                 let (deb, root) = (self.bundle.form == Form::Deb, self.bundle.root.clone());
                 let file = format!("package.{}", if deb { "deb" } else { "rpm" });
@@ -296,7 +290,12 @@ impl Trial<'_> {
         match fault {
             Some(fault) => Err(self.failure(place, fault)),
             None if status.success() => Ok(outcome),
-            None => Err(Kind::Gate.error(format!("the trial ended with {status}: {}", complaints.trim()))),
+            None => {
+                let kind = status.code().map_or(Kind::Other, Kind::of_status);
+                let why = complaints.trim().trim_start_matches("error: ").to_owned();
+                let why = if why.is_empty() { format!("it ended with {status}") } else { why };
+                Err(kind.error(format!("the trial cannot be made: {why}")))
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Where there are no namespaces a trial runs like any other program of this user.
 
-use super::{Container, How, Line, Order, Part, Surroundings, drive};
+use super::{Container, How, Line, Order, Part, Surroundings, telling};
 
 /// Nobody becomes somebody else here.
 pub fn can_be_stranger() -> bool {
@@ -9,7 +9,6 @@ pub fn can_be_stranger() -> bool {
 
 /// Parts this process from nothing, and says so.
 pub fn part(order: &Order) -> anyhow::Result<Part> {
-    anyhow::ensure!(order.root.is_none(), "--root needs Linux");
     let mut lacks =
         vec!["this system has no namespaces: same user, the build folder is visible, and the network is open".to_owned()];
     if let How::Package(package) = &order.how {
@@ -21,6 +20,6 @@ pub fn part(order: &Order) -> anyhow::Result<Part> {
 
 /// No image runs here.
 pub fn contain(_: &Order, _: &Container) -> anyhow::Result<i32> {
-    drive::tell(&Line::Lacks("this system has no namespaces: the image was not run".to_owned()));
+    telling::tell(&Line::Lacks("this system has no namespaces: the image was not run".to_owned()));
     Ok(0)
 }
