@@ -1,16 +1,16 @@
-//! What a program or shared library wants of the machine that it runs on: read from ELF files, and from Mach-O files as far as
-//! they say the same things.
+//! What a program or shared library wants of the machine that it runs on: read from ELF files, and by [`macho`] from those of macOS.
 //!
 //! Promises: whatever bytes a file has, reading it ends in an answer or an error. A file that is neither ELF nor Mach-O is
 //! [`None`]. Nothing is run, and no library is looked for: what is found is what the file itself names.
 //!
 //! Left to others: whether that is allowed ([`crate::gate`]), what it is called in a bill of materials.
 
+use crate::macho::{self, Image, System};
 use anyhow::Context as _;
+use object::elf;
 use object::endian::Endianness;
 use object::read::elf::{FileHeader, ProgramHeader as _};
-use object::read::macho::{FatArch as _, LoadCommandVariant, MachHeader, MachOFatFile32};
-use object::{elf, macho};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read as _;
@@ -23,10 +23,11 @@ const LARGEST: u64 = 4 * 1024 * 1024 * 1024;
 /// What a program or library wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Binary {
-    /// Where the file is for: `x86_64`, `aarch64`, as `std::env::consts::ARCH` has it, or a number in the format's own words.
+    /// What the file is for: `x86_64`, `aarch64`, as `std::env::consts::ARCH` has it, or a number in the format's own words. Several are
+    /// parted by `+`.
     pub arch: String,
-    /// Whether it is ELF; otherwise it is Mach-O.
-    pub is_elf: bool,
+    /// In which format.
+    pub format: Format,
     /// The program that loads it, such as `/lib64/ld-linux-x86-64.so.2`. Libraries and static programs have none.
     pub interpreter: Option<String>,
     /// The name that it gives itself as a library.
@@ -38,8 +39,16 @@ pub struct Binary {
     pub rpaths: Vec<String>,
     /// The versions of symbols that it needs, by library.
     pub versions: BTreeMap<String, BTreeSet<String>>,
-    /// The oldest macOS that it is for.
-    pub macos: Option<Version>,
+}
+
+/// The format of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// That of Linux.
+    #[default]
+    Elf,
+    /// That of macOS: a program for each processor. What they need is what each of them needs.
+    MachO(Vec<Image>),
 }
 
 impl Binary {
@@ -48,11 +57,50 @@ impl Binary {
         let named = self.versions.values().flatten().filter_map(|name| name.strip_prefix("GLIBC_"));
         named.filter_map(|version| version.parse().ok()).max()
     }
+
+    /// The oldest macOS that it is for; none where it is not for macOS, or does not say.
+    pub fn macos(&self) -> Option<Version> {
+        let version = |image: &Image| match image.system {
+            System::MacOs(version) => Some(Version(version.to_vec())),
+            _ => None,
+        };
+        self.images().iter().filter_map(version).max()
+    }
+
+    /// The programs of a Mach-O file.
+    pub fn images(&self) -> &[Image] {
+        match &self.format {
+            Format::Elf => &[],
+            Format::MachO(images) => images,
+        }
+    }
 }
 
-/// A version of a system library: `2.17`. Versions are in order.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A version of a system or its library: `2.17`. Versions are in order; 11 is 11.0.
+#[derive(Clone, Debug)]
 pub struct Version(Vec<u32>);
+
+impl Ord for Version {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let part = |version: &Self, at: usize| version.0.get(at).copied().unwrap_or(0);
+        let orders = (0..self.0.len().max(other.0.len())).map(|at| part(self, at).cmp(&part(other, at)));
+        orders.fold(Ordering::Equal, Ordering::then)
+    }
+}
+
+impl PartialOrd for Version {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Version {}
 
 impl FromStr for Version {
     type Err = anyhow::Error;
@@ -72,20 +120,11 @@ impl fmt::Display for Version {
 
 /// Whether a file that begins so is a program or library that [`parse`] knows.
 pub fn is_binary(head: &[u8]) -> bool {
-    is_elf(head) || is_mach_o(head)
+    is_elf(head) || macho::is_mach_o(head)
 }
 
 fn is_elf(head: &[u8]) -> bool {
     head.starts_with(&elf::ELFMAG)
-}
-
-fn is_mach_o(head: &[u8]) -> bool {
-    match head.first_chunk() {
-        Some([0xcf | 0xce, 0xfa, 0xed, 0xfe]) => true,
-        // A Java class begins likewise. What follows is its version there and the number of programs here.
-        Some([0xca, 0xfe, 0xba, 0xbe]) => head.get(4..8).is_some_and(|count| count[..3] == [0, 0, 0] && count[3] < 20),
-        _ => false,
-    }
 }
 
 /// Reads the whole content of a file; none where it is no program or library.
@@ -93,7 +132,7 @@ fn is_mach_o(head: &[u8]) -> bool {
 /// # Errors
 /// Why a file that looks like one cannot be understood.
 pub fn parse(data: &[u8]) -> anyhow::Result<Option<Binary>> {
-    if is_mach_o(data) {
+    if macho::is_mach_o(data) {
         return mach_o(data).map(Some).context("it looks like a Mach-O file, but it cannot be understood");
     }
     if !is_elf(data) {
@@ -154,7 +193,7 @@ fn elf_of<Header: FileHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Resul
         elf::EM_ARM => "arm".to_owned(),
         other => format!("ELF machine {}", other.0),
     };
-    let mut binary = Binary { arch, is_elf: true, ..Binary::default() };
+    let mut binary = Binary { arch, ..Binary::default() };
     let mut is_dynamic = false;
     for segment in header.program_headers(endian, data)? {
         is_dynamic |= segment.p_type(endian) == elf::PT_DYNAMIC;
@@ -188,62 +227,32 @@ fn elf_of<Header: FileHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Resul
 }
 
 fn mach_o(data: &[u8]) -> anyhow::Result<Binary> {
-    if data.starts_with(&[0xca, 0xfe, 0xba, 0xbe]) {
-        let fat = MachOFatFile32::parse(data)?;
-        let mut all = fat.arches().iter().map(|arch| mach_o(arch.data(data)?));
-        let mut first = all.next().context("it holds no program")??;
-        // Programs for several processors in one file want the same things; where they do not, all of it counts.
-        for other in all {
-            let other = other?;
-            first.arch = format!("{}+{}", first.arch, other.arch);
-            first.needed.extend(other.needed.into_iter().filter(|name| !first.needed.contains(name)).collect::<Vec<_>>());
-            first.rpaths.extend(other.rpaths.into_iter().filter(|path| !first.rpaths.contains(path)).collect::<Vec<_>>());
-            first.macos = first.macos.max(other.macos);
+    let images = macho::images(data)?;
+    let mut binary = Binary::default();
+    let arches: Vec<&str> = images.iter().map(|image| image.arch.as_str()).collect();
+    binary.arch = arches.join("+");
+    // Programs for several processors in one file want the same things; where they do not, all of it counts.
+    let add = |all: &mut Vec<String>, more: &[String]| {
+        for one in more {
+            if !all.contains(one) {
+                all.push(one.clone());
+            }
         }
-        return Ok(first);
-    }
-    match data.first() {
-        Some(0xcf) => mach_o_of::<macho::MachHeader64<Endianness>>(data),
-        _ => mach_o_of::<macho::MachHeader32<Endianness>>(data),
-    }
-}
-
-fn mach_o_of<Header: MachHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<Binary> {
-    let header = Header::parse(data, 0)?;
-    let endian = header.endian()?;
-    let arch = match header.cputype(endian) {
-        macho::CPU_TYPE_X86_64 => "x86_64".to_owned(),
-        macho::CPU_TYPE_ARM64 => "aarch64".to_owned(),
-        other => format!("Mach-O processor {}", other.0),
     };
-    let mut binary = Binary { arch, ..Binary::default() };
-    let mut commands = header.load_commands(endian, data, 0)?;
-    while let Some(command) = commands.next()? {
-        match command.variant()? {
-            LoadCommandVariant::Dylib(library) => binary.needed.push(text(command.string(endian, library.dylib.name)?)),
-            LoadCommandVariant::IdDylib(library) => {
-                binary.soname = Some(text(command.string(endian, library.dylib.name)?));
-            }
-            LoadCommandVariant::LoadDylinker(loader) => {
-                binary.interpreter = Some(text(command.string(endian, loader.name)?));
-            }
-            LoadCommandVariant::Rpath(rpath) => binary.rpaths.push(text(command.string(endian, rpath.path)?)),
-            LoadCommandVariant::BuildVersion(version, _) => binary.macos = Some(macos(version.minos.get(endian).0)),
-            LoadCommandVariant::VersionMin(version) => binary.macos = Some(macos(version.version.get(endian).0)),
-            _ => {}
-        }
+    for image in &images {
+        add(&mut binary.needed, &image.needed);
+        add(&mut binary.rpaths, &image.rpaths);
+        binary.interpreter = binary.interpreter.or_else(|| image.loader.clone());
+        binary.soname = binary.soname.or_else(|| image.name.clone());
     }
+    binary.format = Format::MachO(images);
     Ok(binary)
-}
-
-/// X.Y.Z as `xxxx.yy.zz`.
-fn macos(number: u32) -> Version {
-    Version(vec![number >> 16, (number >> 8) & 0xff])
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::macho::tests::{Made, fat};
 
     fn le(value: u64, bytes: usize) -> Vec<u8> {
         value.to_le_bytes()[..bytes].to_vec()
@@ -313,6 +322,8 @@ pub mod tests {
         let binary = parse(&library(&[], None, &["GLIBC_2.9", "GLIBC_2.10", "GLIBC_PRIVATE", "GCC_3.0"])).unwrap().unwrap();
         assert_eq!(binary.glibc(), Some("2.10".parse().unwrap()));
         assert!("2.x".parse::<Version>().is_err());
+        let version = |text: &str| text.parse::<Version>().unwrap();
+        assert!(version("11") == version("11.0") && version("11.0.1") > version("11") && version("10.15") < version("11"));
     }
 
     #[test]
@@ -321,30 +332,25 @@ pub mod tests {
         assert_eq!(own.arch, std::env::consts::ARCH);
         let library = if cfg!(target_os = "macos") { "libSystem" } else { "libc.so.6" };
         assert!(own.needed.iter().any(|name| name.contains(library)), "{own:?}");
-        assert_eq!(own.glibc().is_some(), own.is_elf);
+        assert_eq!(own.glibc().is_some(), own.format == Format::Elf);
     }
 
     #[test]
-    fn a_mach_o_file_is_read_too() {
-        let pad = |name: &str| {
-            let mut bytes = name.as_bytes().to_vec();
-            bytes.resize(name.len().next_multiple_of(8) + 8, 0);
-            bytes
-        };
-        let command = |kind: u64, body: Vec<u8>| [le(kind, 4), le(body.len() as u64 + 8, 4), body].concat();
-        let library = [le(24, 4), le(0, 4), le(0, 4), le(0, 4), pad("/usr/lib/libSystem.B.dylib")].concat();
-        let commands = [
-            command(0xc, library),
-            command(0x8000_001c, [le(12, 4), pad("/opt/lib!!!!")].concat()),
-            command(0x32, [le(1, 4), le(11 << 16, 4), le(14 << 16, 4), le(0, 4)].concat()),
-        ]
-        .concat();
-        let head =
-            [le(0xfeed_facf, 4), le(0x0100_000c, 4), le(0, 4), le(2, 4), le(3, 4), le(commands.len() as u64, 4)].concat();
-        let binary = parse(&[head, le(0, 8), commands].concat()).unwrap().unwrap();
-        assert_eq!(binary.needed, ["/usr/lib/libSystem.B.dylib"]);
-        assert_eq!(binary.rpaths, ["/opt/lib!!!!"]);
-        assert_eq!((binary.arch.as_str(), binary.macos.map(|v| v.to_string()).as_deref()), ("aarch64", Some("11.0")));
+    fn a_mach_o_file_says_the_same_things() {
+        let file = Made { needed: &["/usr/lib/libSystem.B.dylib"], rpaths: &["/opt/lib"], ..Made::default() }.file();
+        let binary = parse(&file).unwrap().unwrap();
+        assert_eq!(
+            (binary.needed.as_slice(), binary.rpaths.as_slice()),
+            (&["/usr/lib/libSystem.B.dylib".into()][..], &["/opt/lib".into()][..])
+        );
+        assert_eq!((binary.arch.as_str(), binary.macos(), binary.glibc()), ("aarch64", Some("11".parse().unwrap()), None));
+        let both =
+            fat(&[file, Made { is_arm: false, minos: [12, 3], needed: &["/usr/lib/libz.1.dylib"], ..Made::default() }.file()]);
+        let binary = parse(&both).unwrap().unwrap();
+        assert_eq!(
+            (binary.arch.as_str(), binary.needed.len(), binary.macos().unwrap().to_string()),
+            ("aarch64+x86_64", 2, "12.3".into())
+        );
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod host;
 mod interrupt;
 mod key;
 mod logs;
+mod macho;
 mod manual;
 mod meter;
 mod packing;

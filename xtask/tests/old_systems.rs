@@ -10,6 +10,7 @@ mod common;
 
 use common::machines::{elsewhere, here, text};
 use common::monitor::{ARCHIVE, package as package_ministack};
+use common::repacked::Unpacked;
 use common::{Outcome, Place, ministack_place, workspace};
 use serde_json::Value;
 use std::fs;
@@ -183,17 +184,11 @@ fn what_configure_and_make_compile_is_crossed_to_the_other_processor() {
     assert_eq!((&manifest["platform"]["arch"], &manifest["platform"]["glibc"]), (&other().into(), &"2.17".into()));
 }
 
-/// The load commands of a Mach-O file for 64 bits, by kind.
-fn load_commands(file: &[u8]) -> Vec<(u32, &[u8])> {
+/// Where a Mach-O file for 64 bits has a load command of this kind.
+fn load_command(file: &[u8], wanted: u32) -> usize {
     let number = |at: usize| u32::from_le_bytes(*file[at..].first_chunk().unwrap());
-    let mut at = 32;
-    (0..number(16))
-        .map(|_| {
-            let (kind, size) = (number(at), number(at + 4) as usize);
-            at += size;
-            (kind, &file[at - size..at])
-        })
-        .collect()
+    let next = |at: &usize| Some(at + number(at + 4) as usize);
+    std::iter::successors(Some(32), next).take(number(16) as usize).find(|at| number(*at) == wanted).unwrap()
 }
 
 #[test]
@@ -203,22 +198,49 @@ fn a_rust_program_is_linked_for_macos_so_that_apples_processors_start_it() {
         Command::new("rustc").args(["--print", "target-libdir", "--target", "aarch64-apple-darwin"]).output().unwrap();
     assert!(Path::new(Outcome::of(&installed).good().trim()).is_dir(), "`cargo xtask ci` installs that target");
     package(&place, "old", &["--target", "aarch64-apple-darwin"]).bad(2, &["old is compiled by configure", "Apple's headers"]);
+    // The gate has looked at its processor, its libraries, its signature.
     let said = package(&place, "tool", &["--target", "aarch64-apple-darwin"]).good();
-    assert!(said.contains("not run"), "{said}");
-    let file = fs::read(tree(&place, "-aarch64-apple-darwin").join("bin/tool")).unwrap();
-    let number = |bytes: &[u8], at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
-    // 64 bits, ARM, a program.
-    assert_eq!([number(&file, 0), number(&file, 4), number(&file, 12)], [0xfeed_facf, 0x0100_000c, 2]);
-    let commands = load_commands(&file);
-    let libraries: Vec<_> = commands
-        .iter()
-        .filter(|(kind, _)| *kind == 0xc)
-        .map(|(_, body)| String::from_utf8_lossy(&body[number(body, 8) as usize..]).trim_end_matches('\0').to_owned())
-        .collect();
-    assert!(libraries.contains(&"/usr/lib/libSystem.B.dylib".to_owned()), "{libraries:?}");
-    assert!(libraries.iter().all(|library| library.starts_with("/usr/lib/")), "{libraries:?}");
-    let (_, version) = commands.iter().find(|(kind, _)| *kind == 0x32).unwrap();
-    assert_eq!(number(version, 12) >> 16, 11, "the oldest macOS that it is for");
+    assert!(said.contains("macOS 11.0 or newer; not run"), "{said}");
+    let archive = tree(&place, "-aarch64-apple-darwin").with_added_extension("tar.gz");
+    let gate = |archive: &Path| place.xtask(&["gate", text(archive)]);
+    let said = gate(&archive).good();
+    assert!(said.contains("oldest macOS by program: 11.0 (bin/tool)"), "{said}");
+    let here = format!("and this is linux on {}; run the gate on such a machine too", std::env::consts::ARCH);
+    assert!(said.contains("it was not run: it is for macos on aarch64") && said.contains(&here), "{said}");
+    // Nobody shall believe that it ran in the system that was named.
+    for name in ["dev", "proc", "tmp"] {
+        fs::create_dir_all(place.path("root").join(name)).unwrap();
+    }
+    place
+        .xtask(&["gate", text(&archive), "--root", text(&place.path("root"))])
+        .bad(2, &["--root is to run it in, and it cannot be run: it is for macos"]);
+    // What its linker has signed is held to it, byte by byte.
+    let whole = Unpacked::of(&archive);
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bundle = whole.clone();
+        change(&mut bundle.files.get_mut("bin/tool").unwrap().0);
+        gate(&bundle.pack(folder.path()))
+    };
+    changed(&|_| {}).good();
+    let middle = |file: &mut Vec<u8>| {
+        let at = file.len() / 2;
+        file[at] ^= 1;
+    };
+    changed(&middle).bad(10, &["bin/tool: has a code signature that is not its own, so that macOS ends it: the page at byte"]);
+    // The command that names the signature becomes one that names something else.
+    let unsigned = |file: &mut Vec<u8>| {
+        let at = load_command(file, 0x1d);
+        file[at] = 0x29;
+    };
+    changed(&unsigned).bad(10, &["bin/tool: has no code signature, without which Apple's processors run nothing"]);
+    let moved = |file: &mut Vec<u8>| {
+        let (from, to) = (b"/usr/lib/libSystem.B.dylib", b"/opt/lib/libSystem.B.dylib");
+        let at = file.windows(from.len()).position(|words| words == from).unwrap();
+        file[at..at + to.len()].copy_from_slice(to);
+    };
+    changed(&moved)
+        .bad(10, &["bin/tool: needs /opt/lib/libSystem.B.dylib, which is neither in the bundle nor on every machine"]);
 }
 
 /// What an old system consists of here: what a program needs to run, a shell, and what installs packages.
@@ -342,7 +364,7 @@ fn packages_are_installed_in_an_old_system_by_its_own_tool_or_laid_out_where_it_
         "{said}"
     );
     // One that needs a newer C library dpkg does not take.
-    package_ministack(&["--format", "gz,deb,rpm", "--offline"], "dist packages").good();
+    package_ministack(&["--format", "gz,deb,rpm"], "dist packages").good();
     let newer = ministack_place("dist packages").join(format!("dkumonitor-ministack-{version}.deb"));
     gate_in(root, &newer).bad(10, &["dpkg cannot install it", "depends on libc6 (>= 2.", "on system is 2.31"]);
     // Nothing was written there.

@@ -3,10 +3,10 @@
 //! Each question is a function of what was seen, and answers with [`Finding`]s: a person is told all of them at once.
 
 use super::packed::{self, Form, Wrapping};
-use super::policy::{Platform, Policy};
+use super::policy::Policy;
 use super::traces::{self, Mark, Trace};
 use crate::archive::read::{Member, MemberKind};
-use crate::elf::{self, Binary, Version};
+use crate::elf::{self, Binary};
 use crate::error::Kind;
 use crate::fingerprint;
 use dkumonitor_interface::manifest::{self, FileKind, Manifest};
@@ -127,7 +127,7 @@ impl Bundle {
                 findings.push(Finding::new("", format!("it is for {}, of which nothing is known", self.manifest.platform.os)));
             }
         }
-        findings.extend(self.glibc_floor(policy));
+        findings.extend(self.floors(policy));
         findings.extend(found_traces(self.seen.iter(), policy));
         findings.extend(self.wrapped(policy));
         findings.sort_by(|a, b| a.path.cmp(&b.path));
@@ -217,65 +217,6 @@ impl Bundle {
         findings.extend(seen.keys().map(|path| Finding::new(path, more.as_str())));
         findings
     }
-
-    /// What programs and libraries want of the machine.
-    fn needs(&self, platform: &Platform) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for seen in &self.seen {
-            if let Some(Err(why)) = &seen.binary {
-                findings.push(Finding::new(&seen.path, why.clone()));
-            }
-        }
-        let own: BTreeSet<&str> = self.seen.iter().map(|seen| seen.path.as_str()).collect();
-        for (path, binary) in self.binaries() {
-            let mut find = |what: String| findings.push(Finding::new(path, what));
-            let wanted = &self.manifest.platform.arch;
-            if !binary.arch.split('+').any(|arch| arch == wanted) {
-                find(format!("is for {}, and the bundle for {wanted}", binary.arch));
-            }
-            if binary.is_elf != (self.manifest.platform.os == "linux") {
-                find(format!("is a program for another system than {}", self.manifest.platform.os));
-                continue;
-            }
-            if let Some(interpreter) = binary.interpreter.as_ref().filter(|one| !platform.interpreters.contains(one)) {
-                find(format!("is loaded by {interpreter}, which other machines do not have there"));
-            }
-            let mut folders = Vec::new();
-            for rpath in &binary.rpaths {
-                match own_folder(path, rpath) {
-                    Ok(folder) => folders.push(folder),
-                    Err(why) => find(format!("looks for libraries in \"{rpath}\", {why}")),
-                }
-            }
-            for library in &binary.needed {
-                find_library(library, path, platform, &folders, &own).into_iter().for_each(&mut find);
-            }
-        }
-        findings
-    }
-
-    /// The newest glibc that is wanted, by component, from the programs themselves.
-    pub fn glibc(&self) -> Option<Version> {
-        self.binaries().filter_map(|(_, binary)| binary.glibc()).max()
-    }
-
-    fn glibc_floor(&self, policy: &Policy) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let of_components = self.manifest.components.iter().filter_map(|one| one.glibc.as_ref()?.parse::<Version>().ok()).max();
-        let said = self.manifest.platform.glibc.as_ref().and_then(|floor| floor.parse::<Version>().ok());
-        if said != self.glibc() || of_components != said {
-            let words = |version: Option<Version>| version.map_or_else(|| "none".to_owned(), |version| version.to_string());
-            let what = format!("the manifest says that glibc {} is needed, and it is {}", words(said), words(self.glibc()));
-            findings.push(Finding::new("", what));
-        }
-        let Some(ceiling) = &policy.glibc else { return findings };
-        for (path, binary) in self.binaries() {
-            if let Some(floor) = binary.glibc().filter(|floor| floor > ceiling) {
-                findings.push(Finding::new(path, format!("needs glibc {floor}; gate.toml allows no newer one than {ceiling}")));
-            }
-        }
-        findings
-    }
 }
 
 impl Seen {
@@ -362,42 +303,6 @@ pub fn inside(path: &Path) -> Option<String> {
         }
     }
     parts.to_str().map(str::to_owned)
-}
-
-/// The folder of the bundle that a program's RPATH means.
-fn own_folder(program: &str, rpath: &str) -> Result<String, String> {
-    if rpath.is_empty() {
-        return Err("which is wherever it is started".to_owned());
-    }
-    let rest = ["$ORIGIN", "${ORIGIN}", "@loader_path", "@executable_path"].iter().find_map(|start| rpath.strip_prefix(start));
-    let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
-        return Err("not relative to where it lies itself ($ORIGIN)".to_owned());
-    };
-    let folder = Path::new(program).parent().unwrap_or(Path::new(""));
-    inside(&folder.join(rest.trim_start_matches('/'))).ok_or_else(|| "which is outside of the bundle".to_owned())
-}
-
-/// What is wrong with a library that a program needs; nothing where it will be found.
-fn find_library(library: &str, path: &str, platform: &Platform, folders: &[String], own: &BTreeSet<&str>) -> Option<String> {
-    let allowed = |known: &String| known == library || (known.ends_with('/') && library.starts_with(known.as_str()));
-    if platform.libraries.iter().any(allowed) {
-        return None;
-    }
-    let joined = |folder: &str, name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-    if let Some(name) = library.strip_prefix("@rpath/").or(Some(library).filter(|name| !name.contains('/'))) {
-        if folders.iter().any(|folder| own.contains(joined(folder, name).as_str())) {
-            return None;
-        }
-        let elsewhere = own.iter().find(|own| Path::new(own).file_name().is_some_and(|file| file == name));
-        return Some(match elsewhere {
-            Some(place) => format!("needs {name}, which is in the bundle as {place}, but not where it looks for it (RPATH)"),
-            None => format!("needs {name}, which is neither in the bundle nor on every machine"),
-        });
-    }
-    match own_folder(path, library) {
-        Ok(place) if own.contains(place.as_str()) => None,
-        _ => Some(format!("needs {library}, which is neither in the bundle nor on every machine")),
-    }
 }
 
 #[cfg(test)]

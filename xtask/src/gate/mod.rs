@@ -1,7 +1,7 @@
 //! The gate: whether an archive, a package or an image would run on somebody else's machine.
 //!
 //! First what can be seen ([`checks`]): every member of it ([`packed`]) against the manifest and against what a bundle must never have,
-//! every program's needs against what all machines have ([`policy`]), every file for traces of the machine that built it
+//! every program's needs ([`needs`]) against what all machines have ([`policy`]), every file for traces of the machine that built it
 //! ([`traces`]), sizes against the last release ([`sizes`]); what a package or an image has beside the bundle ([`wrapping`]). Then the bundle is used ([`trial`]). All findings are told at once; a bundle
 //! that has any does not pass.
 //!
@@ -9,6 +9,7 @@
 //! twice.
 
 mod checks;
+mod needs;
 pub mod packed;
 mod policy;
 mod sizes;
@@ -104,7 +105,7 @@ impl Gate {
         let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
         step.message("looking at all files");
         let (bundle, notes) = self.look(archive, wishes)?;
-        let mut passed = Passed { short: glibc_words(&bundle), notes, lacks: Vec::new() };
+        let mut passed = Passed { short: bundle.floor_in_short(), notes, lacks: Vec::new() };
         if let Some(why) = why_not_run(&bundle, wishes) {
             anyhow::ensure!(root.is_none(), Kind::Usage.error(format!("--root is to run it in, and it cannot be run: {why}")));
             passed.short += "; not run";
@@ -145,11 +146,7 @@ impl Gate {
             findings.extend(unlike);
             notes.push(note);
         }
-        let floors: Vec<String> =
-            bundle.manifest.components.iter().filter_map(|one| Some(format!("{} {}", one.name, one.glibc.as_ref()?))).collect();
-        if !floors.is_empty() {
-            notes.push(format!("oldest glibc by component: {}; the others need none", floors.join(", ")));
-        }
+        notes.extend(bundle.floor_in_full());
         if findings.is_empty() { Ok((bundle, notes)) } else { Err(refusal(archive, &findings)) }
     }
 
@@ -190,7 +187,8 @@ fn why_not_run(bundle: &Bundle, wishes: &Wishes) -> Option<String> {
         return Some("--still".to_owned());
     }
     if (&own.os, &own.arch) != (&here.os, &here.arch) {
-        return Some(format!("it is for {} on {}, and this is {} on {}", own.os, own.arch, here.os, here.arch));
+        let (theirs, ours) = (format!("{} on {}", own.os, own.arch), format!("{} on {}", here.os, here.arch));
+        return Some(format!("it is for {theirs}, and this is {ours}; run the gate on such a machine too"));
     }
     let has_launcher = bundle.seen.iter().any(|seen| seen.path == "installer");
     (!has_launcher).then(|| "it has no launcher".to_owned())
@@ -211,10 +209,6 @@ fn compare(file: &Path, bundle: &Bundle) -> anyhow::Result<(Vec<Finding>, String
             Ok((bundle.unlike(&archive), format!("all files are those of {shown}")))
         }
     }
-}
-
-fn glibc_words(bundle: &Bundle) -> String {
-    bundle.glibc().map_or_else(|| "no glibc needed".to_owned(), |floor| format!("glibc {floor} or newer"))
 }
 
 /// The checksum beside an archive, if there is one, has to be its own.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Raised whenever the gate looks at more, so that what has passed an older one is looked at again.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// The name of a stack's own rules.
 pub const FILE_NAME: &str = "gate.toml";
@@ -25,7 +25,7 @@ const GROWTH: u32 = 10;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Platform {
-    /// Its shared libraries: names on Linux; paths, or folders with a slash at the end, on macOS.
+    /// Its shared libraries: names on Linux; paths, or frameworks with a slash at the end, on macOS.
     pub libraries: Vec<String>,
     /// The programs that load programs.
     pub interpreters: Vec<String>,
@@ -43,6 +43,7 @@ struct Platforms {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Rules {
     glibc: Option<String>,
+    macos: Option<String>,
     growth_percent: Option<u32>,
     #[serde(default)]
     largest_mb: BTreeMap<String, u64>,
@@ -70,10 +71,11 @@ struct AllowedTrace {
 /// Everything that the gate goes by.
 #[derive(Debug)]
 pub struct Policy {
-    linux: Platform,
-    macos: Platform,
+    platforms: Platforms,
     /// No component may want a newer glibc.
     pub glibc: Option<Version>,
+    /// No program may want a newer macOS.
+    pub macos: Option<Version>,
     /// How much larger than the last release a bundle may be, in percent.
     pub growth_percent: u32,
     /// How large the archive of a bundle may be, in bytes, by the bundle's name without its version.
@@ -103,13 +105,17 @@ impl Policy {
         let own: Rules = toml::from_str(rules)?;
         let reasons = own.libraries.iter().map(|one| &one.why).chain(own.traces.iter().map(|one| &one.why));
         anyhow::ensure!(reasons.clone().all(|why| !why.trim().is_empty()), "each exception needs a `why`");
-        platforms.linux.libraries.extend(own.libraries.into_iter().map(|one| one.name));
+        for library in own.libraries {
+            // On Linux they have names, on macOS paths.
+            let platform = if library.name.starts_with('/') { &mut platforms.macos } else { &mut platforms.linux };
+            platform.libraries.push(library.name);
+        }
         let traces = own.traces.into_iter().map(|one| Ok((Glob::new(&one.files)?.compile_matcher(), one.text)));
         let seal = Sha256::new().chain_update(VERSION).chain_update(PLATFORMS).chain_update([0]).chain_update(rules);
         Ok(Self {
-            linux: platforms.linux,
-            macos: platforms.macos,
+            platforms,
             glibc: own.glibc.map(|version| version.parse()).transpose()?,
+            macos: own.macos.map(|version| version.parse()).transpose()?,
             growth_percent: own.growth_percent.unwrap_or(GROWTH),
             largest: own.largest_mb.into_iter().map(|(name, mb)| (name, mb.saturating_mul(1_000_000))).collect(),
             traces: traces.collect::<anyhow::Result<_>>()?,
@@ -120,8 +126,8 @@ impl Policy {
     /// What a system has, by the manifest's word for it; nothing where it is not known here.
     pub fn platform(&self, os: &str) -> Option<&Platform> {
         match os {
-            "linux" => Some(&self.linux),
-            "macos" => Some(&self.macos),
+            "linux" => Some(&self.platforms.linux),
+            "macos" => Some(&self.platforms.macos),
             _ => None,
         }
     }
@@ -157,6 +163,10 @@ mod tests {
             linux.libraries.iter().any(|name| name == "libz.so.1") && linux.libraries.iter().any(|name| name == "libc.so.6")
         );
         assert_ne!(policy.seal(), Policy::for_tests("").seal());
+        let policy = Policy::for_tests("macos = \"12\"\n[[library]]\nname = \"/usr/lib/libodd.dylib\"\nwhy = \"x\"\n");
+        assert!(policy.platform("macos").unwrap().libraries.iter().any(|name| name == "/usr/lib/libodd.dylib"));
+        assert!(!policy.platform("linux").unwrap().libraries.iter().any(|name| name.contains("odd")));
+        assert_eq!(policy.macos, "12.0".parse().ok());
         let error = Policy::parse("[[library]]\nname = \"libz.so.1\"\nwhy = \" \"\n", "").unwrap_err();
         assert!(error.to_string().contains("needs a `why`"), "{error}");
         assert!(Policy::parse("glib = \"2.17\"\n", "").unwrap_err().to_string().contains("glib"));

@@ -4,6 +4,7 @@
 
 pub mod machines;
 pub mod monitor;
+pub mod repacked;
 
 use sha2::{Digest as _, Sha256};
 use std::fs;

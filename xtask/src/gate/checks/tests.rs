@@ -1,5 +1,7 @@
 //! Each fault is planted in an otherwise good archive and has to be named.
 
+mod macos;
+
 use super::*;
 use crate::elf::tests::library;
 use crate::gate::traces::Machine;
@@ -61,6 +63,12 @@ fn header(part: &Part) -> tar::Header {
 
 /// The archive of these members, whose manifest says what `said` has.
 fn archive(folder: &Path, said: &[Part], glibc: Option<&str>, members: &[Part]) -> PathBuf {
+    let platform = serde_json::json!({"os": "linux", "arch": "x86_64", "glibc": glibc});
+    archive_for(&platform, folder, said, members)
+}
+
+/// The same, for a platform.
+fn archive_for(platform: &serde_json::Value, folder: &Path, said: &[Part], members: &[Part]) -> PathBuf {
     let entries: Vec<_> = said
         .iter()
         .map(|part| match &part.link {
@@ -72,8 +80,8 @@ fn archive(folder: &Path, said: &[Part], glibc: Option<&str>, members: &[Part]) 
         })
         .collect();
     let manifest = serde_json::json!({
-        "schema": 1, "name": "dkumonitor", "version": "1.0.0", "platform": {"os": "linux", "arch": "x86_64", "glibc": glibc},
-        "components": [{"name": "thing", "version": "1", "source": {"path": ".", "tree-sha256": "0"}, "glibc": glibc}],
+        "schema": 1, "name": "dkumonitor", "version": "1.0.0", "platform": platform,
+        "components": [{"name": "thing", "version": "1", "source": {"path": ".", "tree-sha256": "0"}, "glibc": platform["glibc"]}],
         "files": entries,
     });
     let path = folder.join("dkumonitor-1.0.0.tar.gz");

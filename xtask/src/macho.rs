@@ -1,0 +1,254 @@
+//! Mach-O files, as macOS loads them: what each program in one is for, what it needs, and whether its code signature is that of its
+//! bytes.
+//!
+//! Promises: whatever bytes a file has, reading it ends in an answer or an error. A signature is checked as the kernel does before it
+//! lets a page run: it covers all that lies before it, and every page has the hash that it says.
+//!
+//! Left to others: who has signed it (most are signed by a linker, as nobody: "ad hoc"), and whether all that is allowed ([`crate::gate`]).
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use object::endian::{BigEndian, Endianness};
+use object::macho;
+use object::read::ReadRef as _;
+use object::read::macho::{FatArch, LoadCommandVariant, MachHeader, MachOFatFile};
+use sha2::{Digest as _, Sha256, Sha384};
+
+/// No signature has more parts.
+const MOST_PARTS: usize = 100;
+
+/// One program or library. A file holds several of them where it is for several processors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// The processor, as `std::env::consts::ARCH` has it, or a number in the format's own words.
+    pub arch: String,
+    /// What it is.
+    pub role: Role,
+    /// The program that loads it.
+    pub loader: Option<String>,
+    /// The name that it gives itself as a library.
+    pub name: Option<String>,
+    /// The libraries that it needs, by the names that it has for them.
+    pub needed: Vec<String>,
+    /// Where `@rpath` leads to.
+    pub rpaths: Vec<String>,
+    /// What it is for.
+    pub system: System,
+    /// Its code signature.
+    pub signature: Signature,
+}
+
+/// What an image is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// It is started.
+    Program,
+    /// It is loaded into a program.
+    Library,
+    /// Nothing that a system runs: a compiler's output, debug information.
+    #[default]
+    Other,
+}
+
+/// The system that an image is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum System {
+    /// It does not say, which means macOS.
+    #[default]
+    Unsaid,
+    /// macOS, no older than this: 11.0 is `[11, 0]`.
+    MacOs([u32; 2]),
+    /// Another one of Apple's, in words.
+    Other(String),
+}
+
+/// An image's code signature.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Signature {
+    /// There is none.
+    #[default]
+    None,
+    /// It is that of the image's bytes.
+    Good,
+    /// It is not, and why.
+    Bad(String),
+}
+
+/// Whether a file that begins so, with these eight bytes, is one.
+pub fn is_mach_o(head: &[u8]) -> bool {
+    match head.first_chunk() {
+        Some([0xcf | 0xce, 0xfa, 0xed, 0xfe] | [0xfe, 0xed, 0xfa, 0xcf | 0xce]) => true,
+        // A Java class begins likewise. What follows is its version there and the number of images here.
+        Some([0xca, 0xfe, 0xba, 0xbe | 0xbf]) => head.get(4..8).is_some_and(|count| count[..3] == [0, 0, 0] && count[3] < 20),
+        _ => false,
+    }
+}
+
+/// Reads the whole content of a file: its images, of which there is at least one.
+///
+/// # Errors
+/// Why it cannot be understood.
+pub fn images(data: &[u8]) -> anyhow::Result<Vec<Image>> {
+    let images = match data.first_chunk() {
+        Some([0xca, 0xfe, 0xba, 0xbe]) => fat::<macho::FatArch32>(data)?,
+        Some([0xca, 0xfe, 0xba, 0xbf]) => fat::<macho::FatArch64>(data)?,
+        _ => vec![thin(data)?],
+    };
+    ensure!(!images.is_empty(), "it holds no program");
+    Ok(images)
+}
+
+fn fat<Fat: FatArch>(data: &[u8]) -> anyhow::Result<Vec<Image>> {
+    MachOFatFile::<Fat>::parse(data)?.arches().iter().map(|arch| thin(arch.data(data)?)).collect()
+}
+
+fn thin(data: &[u8]) -> anyhow::Result<Image> {
+    match data.first_chunk::<4>() {
+        Some([0xcf, ..] | [.., 0xcf]) => image::<macho::MachHeader64<Endianness>>(data),
+        _ => image::<macho::MachHeader32<Endianness>>(data),
+    }
+}
+
+fn image<Header: MachHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<Image> {
+    let header = Header::parse(data, 0)?;
+    let endian = header.endian()?;
+    let arch = match header.cputype(endian) {
+        macho::CPU_TYPE_X86_64 => "x86_64".to_owned(),
+        macho::CPU_TYPE_ARM64 => "aarch64".to_owned(),
+        other => format!("Mach-O processor {}", other.0),
+    };
+    let role = match header.filetype(endian) {
+        macho::MH_EXECUTE => Role::Program,
+        macho::MH_DYLIB | macho::MH_BUNDLE => Role::Library,
+        _ => Role::Other,
+    };
+    let mut image = Image { arch, role, ..Image::default() };
+    let mut commands = header.load_commands(endian, data, 0)?;
+    while let Some(command) = commands.next()? {
+        let string = |text| command.string(endian, text).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        match command.variant()? {
+            LoadCommandVariant::Dylib(library) => image.needed.push(string(library.dylib.name)?),
+            LoadCommandVariant::IdDylib(library) => image.name = Some(string(library.dylib.name)?),
+            LoadCommandVariant::LoadDylinker(loader) => image.loader = Some(string(loader.name)?),
+            LoadCommandVariant::Rpath(rpath) => image.rpaths.push(string(rpath.path)?),
+            LoadCommandVariant::BuildVersion(version, _) => {
+                image.is_for(system(version.platform.get(endian), version.minos.get(endian).0));
+            }
+            LoadCommandVariant::VersionMin(version) => {
+                let is_macos = command.cmd() == macho::LC_VERSION_MIN_MACOSX;
+                let platform = if is_macos { macho::PLATFORM_MACOS } else { macho::PLATFORM_UNKNOWN };
+                image.is_for(system(platform, version.version.get(endian).0));
+            }
+            LoadCommandVariant::LinkeditData(part) if command.cmd() == macho::LC_CODE_SIGNATURE => {
+                let (at, size) = (part.dataoff.get(endian) as usize, part.datasize.get(endian) as usize);
+                image.signature =
+                    check(data, at, size).map_or_else(|why| Signature::Bad(format!("{why:#}")), |()| Signature::Good);
+            }
+            _ => {}
+        }
+    }
+    Ok(image)
+}
+
+impl Image {
+    /// Notes what it is for. A library may be for two systems: then macOS counts.
+    fn is_for(&mut self, system: System) {
+        if !matches!(self.system, System::MacOs(_)) {
+            self.system = system;
+        }
+    }
+}
+
+/// A system, and its version as `xxxx.yy.zz`.
+fn system(platform: macho::Platform, version: u32) -> System {
+    match platform {
+        macho::PLATFORM_MACOS => System::MacOs([version >> 16, (version >> 8) & 0xff]),
+        macho::PLATFORM_IOS => System::Other("iOS".to_owned()),
+        macho::PLATFORM_MACCATALYST => System::Other("Mac Catalyst".to_owned()),
+        macho::PLATFORM_UNKNOWN => System::Other("another system of Apple's".to_owned()),
+        other => System::Other(format!("Apple's platform {}", other.0)),
+    }
+}
+
+/// Checks the code signature that lies at these bytes.
+fn check(data: &[u8], at: usize, size: usize) -> anyhow::Result<()> {
+    let is_cut = || anyhow!("it is cut short");
+    let signature = data.get(at..).and_then(|rest| rest.get(..size)).with_context(is_cut)?;
+    let head = signature.read_at::<macho::CsSuperBlob>(0).map_err(|()| is_cut())?;
+    ensure!(head.magic.get(BigEndian) == macho::CSMAGIC_EMBEDDED_SIGNATURE, "it does not begin as one");
+    let count = head.count.get(BigEndian) as usize;
+    ensure!(count <= MOST_PARTS, "it has {count} parts");
+    let index = signature.read_slice_at::<macho::CsBlobIndex>(size_of::<macho::CsSuperBlob>() as u64, count);
+    let mut blobs = Vec::new();
+    for entry in index.map_err(|()| is_cut())? {
+        let rest = signature.get(entry.offset.get(BigEndian) as usize..).with_context(is_cut)?;
+        let length = rest.read_at::<macho::CsGenericBlob>(0).map_err(|()| is_cut())?.length.get(BigEndian) as usize;
+        blobs.push((entry.slot.get(BigEndian), rest.get(..length).with_context(is_cut)?));
+    }
+    let is_directory = |slot: macho::CsSlot| slot == macho::CSSLOT_CODEDIRECTORY || slot.is_alternate_codedirectory();
+    let mut checked = false;
+    for (_, directory) in blobs.iter().filter(|(slot, _)| is_directory(*slot)) {
+        checked |= check_directory(directory, &data[..at], &blobs)?;
+    }
+    ensure!(checked, "it has no hashes of a kind that today's systems take");
+    Ok(())
+}
+
+/// Checks one list of hashes, of the code before the signature and of the signature's other parts; whether they are of a kind that is
+/// known here.
+fn check_directory(directory: &[u8], code: &[u8], blobs: &[(macho::CsSlot, &[u8])]) -> anyhow::Result<bool> {
+    let is_cut = || anyhow!("its list of hashes is cut short");
+    let head = directory.read_at::<macho::CsCodeDirectoryV0>(0).map_err(|()| is_cut())?;
+    ensure!(head.magic.get(BigEndian) == macho::CSMAGIC_CODEDIRECTORY, "its list of hashes does not begin as one");
+    let kind = head.hash_type;
+    // Only very old systems look at these, which may stand beside others.
+    if kind == macho::CS_HASHTYPE_SHA1 {
+        return Ok(false);
+    }
+    let size = usize::from(head.hash_size);
+    let (from, slots) = (head.hash_offset.get(BigEndian) as usize, head.n_code_slots.get(BigEndian) as usize);
+    let told = |at: Option<usize>| at.and_then(|at| directory.get(at..)?.get(..size)).with_context(is_cut);
+    let limit = limit(directory, head);
+    ensure!(limit == code.len() as u64, "it is for {limit} bytes, and {} lie before it", code.len());
+    let page = match head.page_size {
+        0 => code.len().max(1),
+        bits @ 1..=30 => 1 << bits,
+        bits => bail!("its pages are of 2^{bits} bytes"),
+    };
+    ensure!(code.len().div_ceil(page) == slots, "it has {slots} hashes for {} pages", code.len().div_ceil(page));
+    for (number, content) in code.chunks(page).enumerate() {
+        let is_right = told(number.checked_mul(size).and_then(|at| at.checked_add(from)))? == hash(kind, size, content)?;
+        ensure!(is_right, "the page at byte {} is not what it was when it was signed", number * page);
+    }
+    let specials = head.n_special_slots.get(BigEndian);
+    for (slot, blob) in blobs.iter().filter(|(slot, _)| (1..=specials).contains(&slot.0)) {
+        let at = (slot.0 as usize).checked_mul(size).and_then(|before| from.checked_sub(before));
+        ensure!(told(at)? == hash(kind, size, blob)?, "its own part {} is not what it was when it was signed", slot.0);
+    }
+    Ok(true)
+}
+
+/// Where the code ends that a list of hashes is of.
+fn limit(directory: &[u8], head: &macho::CsCodeDirectoryV0) -> u64 {
+    let before = size_of::<(macho::CsCodeDirectoryV0, macho::CsCodeDirectoryV1, macho::CsCodeDirectoryV2)>() as u64;
+    let is_long = head.version.get(BigEndian).0 >= macho::CS_SUPPORTSCODELIMIT64.0;
+    let long = directory.read_at::<macho::CsCodeDirectoryV3>(before).map(|part| part.code_limit64.get(BigEndian));
+    match long {
+        Ok(long) if is_long && long != 0 => long,
+        _ => u64::from(head.code_limit.get(BigEndian)),
+    }
+}
+
+fn hash(kind: macho::CsHashType, size: usize, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let (mut hash, long) = match kind {
+        macho::CS_HASHTYPE_SHA256 => (Sha256::digest(bytes).to_vec(), 32),
+        macho::CS_HASHTYPE_SHA256_TRUNCATED => (Sha256::digest(bytes).to_vec(), 20),
+        macho::CS_HASHTYPE_SHA384 => (Sha384::digest(bytes).to_vec(), 48),
+        other => bail!("its hashes are of the unknown kind {}", other.0),
+    };
+    ensure!(size == long, "its hashes have {size} bytes, and should have {long}");
+    hash.truncate(long);
+    Ok(hash)
+}
+
+#[cfg(test)]
+pub mod tests;
