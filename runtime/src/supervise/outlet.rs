@@ -346,6 +346,27 @@ mod tests {
         assert_eq!(lines[kept + 1..], [missing]);
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_a_full_disk_keeps_out_of_a_log_is_printed_all_the_same() {
+        use crate::service::LogPolicy;
+        use crate::supervise::logs::Output;
+        for timestamps in [false, true] {
+            let temp = tempfile::tempdir().unwrap();
+            let log = temp.path().join("a.log");
+            std::os::unix::fs::symlink("/dev/full", &log).unwrap();
+            let policy = LogPolicy { timestamps, ..LogPolicy::default() };
+            let mut output = Output::open(&temp.path().join("a.out"), &log, policy).unwrap();
+            let outlet = outlet();
+            output.forward_to(outlet.forward("a"));
+            let text: String = (0..100).map(|number| format!("line {number}\n")).collect();
+            output.writer().unwrap().write_all(text.as_bytes()).unwrap();
+            output.carry(&mut [0; 4096]);
+            let wanted: Vec<String> = text.lines().map(|line| format!("a           {line}")).collect();
+            assert_eq!((queued(&outlet), output.dropped()), (wanted, 100), "stamps: {timestamps}");
+        }
+    }
+
     #[test]
     fn what_the_program_before_printed_is_printed_on() {
         for showing in [Showing::Nothing, Showing::Own, Showing::All] {
