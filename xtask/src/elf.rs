@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use object::elf;
 use object::endian::Endianness;
 use object::read::elf::{FileHeader, ProgramHeader as _};
+use object::read::{ReadCache, ReadRef};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -138,15 +139,20 @@ pub fn parse(data: &[u8]) -> anyhow::Result<Option<Binary>> {
     if !is_elf(data) {
         return Ok(None);
     }
-    let read = match data.get(4) {
-        Some(&class) if class == elf::ELFCLASS64.0 => elf_of::<elf::FileHeader64<Endianness>>(data),
-        Some(&class) if class == elf::ELFCLASS32.0 => elf_of::<elf::FileHeader32<Endianness>>(data),
-        _ => Err(anyhow::anyhow!("its class is neither 32 nor 64 bits")),
-    };
-    read.map(Some).context("it looks like an ELF file, but it cannot be understood")
+    any_elf(data, data.get(4)).map(Some)
 }
 
-/// Reads the file at a path; none where it is no program or library. Of other files only the first bytes are read.
+fn any_elf<'d, R: ReadRef<'d>>(data: R, class: Option<&u8>) -> anyhow::Result<Binary> {
+    let read = match class {
+        Some(&class) if class == elf::ELFCLASS64.0 => elf_of::<elf::FileHeader64<Endianness>, R>(data),
+        Some(&class) if class == elf::ELFCLASS32.0 => elf_of::<elf::FileHeader32<Endianness>, R>(data),
+        _ => Err(anyhow::anyhow!("its class is neither 32 nor 64 bits")),
+    };
+    read.context("it looks like an ELF file, but it cannot be understood")
+}
+
+/// Reads the file at a path; none where it is no program or library. Of other files only the first bytes are read, and of ELF files what tells
+/// of them: they may be large.
 ///
 /// # Errors
 /// When it cannot be read or understood.
@@ -157,6 +163,9 @@ pub fn read(path: &Path) -> anyhow::Result<Option<Binary>> {
     (&file).take(8).read_to_end(&mut data).with_context(cannot)?;
     if !is_binary(&data) {
         return Ok(None);
+    }
+    if is_elf(&data) {
+        return any_elf(&ReadCache::new(file), data.get(4)).map(Some).with_context(cannot);
     }
     (&file).take(LARGEST).read_to_end(&mut data).with_context(cannot)?;
     parse(&data).with_context(cannot)
@@ -183,7 +192,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn elf_of<Header: FileHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<Binary> {
+fn elf_of<'d, Header: FileHeader<Endian = Endianness>, R: ReadRef<'d>>(data: R) -> anyhow::Result<Binary> {
     let header = Header::parse(data)?;
     let endian = header.endian()?;
     let arch = match header.e_machine(endian) {
@@ -328,7 +337,9 @@ pub mod tests {
 
     #[test]
     fn this_program_needs_what_its_system_says() {
-        let own = read(&std::env::current_exe().unwrap()).unwrap().unwrap();
+        let path = std::env::current_exe().unwrap();
+        let own = read(&path).unwrap().unwrap();
+        assert_eq!(Some(&own), parse(&std::fs::read(path).unwrap()).unwrap().as_ref());
         assert_eq!(own.arch, std::env::consts::ARCH);
         let library = if cfg!(target_os = "macos") { "libSystem" } else { "libc.so.6" };
         assert!(own.needed.iter().any(|name| name.contains(library)), "{own:?}");

@@ -23,11 +23,12 @@ pub struct Place {
 /// # Errors
 /// [`Kind::Stage`] when the program cannot be read, or is none of Go's.
 pub fn take(taking: &mut Taking, path: &Path, within: &str, place: &Place) -> anyhow::Result<Vec<String>> {
-    let bytes = std::fs::read(path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
-    let program = program::read(&bytes).ok_or_else(|| {
+    let cannot = || format!("cannot read {}", path.display());
+    let mut file = std::fs::File::open(path).kind(Kind::Stage, cannot)?;
+    let program = program::read(&mut file).kind(Kind::Stage, cannot)?.ok_or_else(|| {
         Kind::Stage.error(format!("{} does not say which Go modules are in it; was it linked by another tool?", path.display()))
     })?;
-    let compiled = program::folders(&bytes, &program);
+    let compiled = program::folders(&mut file, &program).kind(Kind::Stage, cannot)?;
     let within = BTreeSet::from([within.to_owned()]);
     let mut lacking = Vec::new();
     for module in &program.modules {

@@ -3,9 +3,12 @@
 //! Go writes the modules of a program into it (what `go version -m` shows), and for stack traces the names of all
 //! source files whose code is there. With `-trimpath` those are `MODULE@VERSION/FOLDER/FILE`, so that they tell exactly
 //! which folders of a module went in, and with them which licence files count.
+//!
+//! Programs are read piece by piece: they have a hundred megabytes and more.
 
 use memchr::{memmem, memrchr};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// What stands before the information, which is aligned to 16 bytes.
@@ -22,6 +25,13 @@ const SENTINEL: usize = 16;
 
 /// No name of a source file is longer.
 const LONGEST_NAME: usize = 512;
+
+/// How much of a program is looked into at once, in bytes, and how much of that again with what follows.
+const PIECE: usize = 1024 * 1024;
+const OVERLAP: usize = 2 * LONGEST_NAME;
+
+/// No list of modules is longer, in bytes.
+const LONGEST_LIST: u64 = 4 * 1024 * 1024;
 
 /// A Go program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,9 +70,42 @@ impl Module {
 }
 
 /// Reads what a program says; none where it is no Go program.
-pub fn read(bytes: &[u8]) -> Option<Program> {
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(input: &mut (impl Read + Seek)) -> io::Result<Option<Program>> {
     // A program that looks into others holds the magic as a word of its own.
-    memmem::find_iter(bytes, MAGIC).filter(|at| at % 16 == 0).find_map(|at| parse(bytes.get(at..)?))
+    let mut places = BTreeSet::new();
+    each_piece(input, |offset, bytes, _| {
+        let found = memmem::find_iter(bytes, MAGIC).map(|at| offset + at as u64);
+        places.extend(found.filter(|at| at.is_multiple_of(16)));
+    })?;
+    for at in places {
+        let mut bytes = Vec::new();
+        input.seek(SeekFrom::Start(at))?;
+        input.take(LONGEST_LIST).read_to_end(&mut bytes)?;
+        if let Some(program) = parse(&bytes) {
+            return Ok(Some(program));
+        }
+    }
+    Ok(None)
+}
+
+/// Goes through a file piece by piece; `look` is given where one begins, its bytes, and whether it is the last. Each but the first begins
+/// by the last [`OVERLAP`] bytes of the one before.
+fn each_piece(input: &mut (impl Read + Seek), mut look: impl FnMut(u64, &[u8], bool)) -> io::Result<()> {
+    input.rewind()?;
+    let (mut bytes, mut offset) = (Vec::with_capacity(PIECE), 0_u64);
+    loop {
+        input.take((PIECE - bytes.len()) as u64).read_to_end(&mut bytes)?;
+        let is_last = bytes.len() < PIECE;
+        look(offset, &bytes, is_last);
+        if is_last {
+            return Ok(());
+        }
+        offset += (PIECE - OVERLAP) as u64;
+        bytes.drain(..PIECE - OVERLAP);
+    }
 }
 
 fn parse(bytes: &[u8]) -> Option<Program> {
@@ -104,30 +147,43 @@ fn inline(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// The folders of each module from which code is in the program, relative to the module's root, by the module's path. A
 /// module that is not named has none, or the program was not compiled with `-trimpath`.
-pub fn folders(bytes: &[u8], program: &Program) -> BTreeMap<String, BTreeSet<PathBuf>> {
+///
+/// # Errors
+/// When it cannot be read.
+pub fn folders(input: &mut (impl Read + Seek), program: &Program) -> io::Result<BTreeMap<String, BTreeSet<PathBuf>>> {
     let known: BTreeMap<&str, &str> =
         program.modules.iter().map(|module| (module.path.as_str(), module.version.as_str())).collect();
     let mut found: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
-    for at in memmem::find_iter(bytes, b"@v") {
-        let begin = at.saturating_sub(LONGEST_NAME);
-        let Some(path) = memrchr(0, &bytes[begin..at]).and_then(|zero| std::str::from_utf8(&bytes[begin + zero + 1..at]).ok())
-        else {
-            continue;
-        };
-        let Some((path, version)) = known.get_key_value(path) else { continue };
-        let rest = &bytes[at + 1..bytes.len().min(at + LONGEST_NAME)];
-        let end = memchr::memchr(0, rest).unwrap_or(rest.len());
-        let Some(inner) = std::str::from_utf8(&rest[..end]).ok().and_then(|rest| rest.strip_prefix(*version)) else { continue };
-        let Some(inner) = inner.strip_prefix('/') else { continue };
-        let folder = Path::new(inner).parent().unwrap_or(Path::new(""));
-        found.entry((*path).to_owned()).or_default().insert(folder.to_owned());
-    }
-    found
+    each_piece(input, |_, bytes, is_last| {
+        for at in memmem::find_iter(bytes, b"@v") {
+            // What could be cut off here is whole in the next piece.
+            if !is_last && at + LONGEST_NAME > bytes.len() {
+                break;
+            }
+            if let Some((path, folder)) = named(bytes, at, &known) {
+                found.entry(path.to_owned()).or_default().insert(folder.to_owned());
+            }
+        }
+    })?;
+    Ok(found)
+}
+
+/// The module, and the folder in it, of the source file in whose name there is an `@` at this place.
+fn named<'a>(bytes: &'a [u8], at: usize, known: &BTreeMap<&'a str, &str>) -> Option<(&'a str, &'a Path)> {
+    let begin = at.saturating_sub(LONGEST_NAME);
+    let zero = memrchr(0, &bytes[begin..at])?;
+    let path = std::str::from_utf8(&bytes[begin + zero + 1..at]).ok()?;
+    let version = known.get(path)?;
+    let rest = &bytes[at + 1..bytes.len().min(at + LONGEST_NAME)];
+    let end = memchr::memchr(0, rest).unwrap_or(rest.len());
+    let inner = std::str::from_utf8(&rest[..end]).ok()?.strip_prefix(*version)?.strip_prefix('/')?;
+    Some((path, Path::new(inner).parent().unwrap_or(Path::new(""))))
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use std::io::Cursor;
 
     /// A file that says what a Go program of these modules would.
     pub fn binary(go: &str, list: &str, files: &[&str]) -> Vec<u8> {
@@ -173,18 +229,27 @@ pub mod tests {
             "net/http/z.go",
         ];
         let bytes = binary("go1.26.8 X:some", list, &files);
-        let program = read(&bytes).unwrap();
+        let program = read(&mut Cursor::new(&bytes)).unwrap().unwrap();
         assert_eq!(program.go, "1.26.8");
         assert_eq!(program.modules.len(), 2);
         assert_eq!(program.modules[0].sum.as_deref(), Some("h1:sum="));
         assert_eq!(program.modules[1].actual().path, "github.com/new/c");
-        let folders = folders(&bytes, &program);
         let wanted: BTreeSet<PathBuf> = ["".into(), "deep/er".into()].into();
-        assert_eq!(folders, BTreeMap::from([("github.com/a/b".to_owned(), wanted)]));
-        assert_eq!(read(b"\x7fELF and nothing else"), None);
+        let wanted = BTreeMap::from([("github.com/a/b".to_owned(), wanted)]);
+        assert_eq!(folders(&mut Cursor::new(&bytes), &program).unwrap(), wanted);
+        assert_eq!(read(&mut Cursor::new(b"\x7fELF and nothing else")).unwrap(), None);
         for cut in 60..bytes.len() {
             // Whatever was cut off, it ends well.
-            let _ = read(&bytes[..cut]);
+            let _ = read(&mut Cursor::new(&bytes[..cut])).unwrap();
+        }
+        // Wherever the pieces end: between, before and behind everything that counts.
+        let end = bytes.len();
+        for before in (PIECE - OVERLAP - end..PIECE + 16).step_by(16) {
+            let mut moved = vec![0; before.next_multiple_of(16)];
+            moved.extend_from_slice(&bytes);
+            let mut moved = Cursor::new(moved);
+            assert_eq!(read(&mut moved).unwrap().as_ref(), Some(&program), "{before}");
+            assert_eq!(folders(&mut moved, &program).unwrap(), wanted, "{before}");
         }
     }
 }
