@@ -111,9 +111,9 @@ impl Repository {
             let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
             Err(anyhow::anyhow!("git says \"{said}\""))
         };
-        let head = git(&["rev-parse", "--verify", "HEAD"]).kind(Kind::Usage, || {
-            format!("cannot release {}: it has to lie in a git repository with a commit", root.display())
-        })?;
+        git(&["--version"]).kind(Kind::Usage, || format!("cannot release {}", root.display()))?;
+        let head = git(&["rev-parse", "--verify", "HEAD"])
+            .kind(Kind::Usage, || format!("cannot release {}: it lies in no git repository with a commit", root.display()))?;
         let changed = git(&["status", "--porcelain", "--untracked-files=normal"])?;
         let object = format!("refs/tags/{}^{{commit}}", tag(version));
         let changelog = [root, workspace].iter().map(|folder| folder.join("CHANGELOG.md")).find(|path| path.is_file());

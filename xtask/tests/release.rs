@@ -104,6 +104,9 @@ fn what_speaks_against_a_release_is_told_before_anything_is_made() {
     lonely.locked(&["https://127.0.0.1/x".to_owned()], &sha256(b""), 0);
     lonely.write("stack/recipes/thing.toml", "summary = \"x\"\n[[install]]\nfrom = \"src/x\"\nto = \"x\"\n");
     lonely.xtask(&["release", "--dry-run"]).bad(2, &["no git repository"]);
+    let without_git = lonely.command(&["release", "--dry-run"]).env("PATH", lonely.path("nowhere")).output().unwrap();
+    let text = Outcome::of(&without_git).bad(2, &["cannot release", "git cannot be run"]);
+    assert!(!text.contains("no git repository"), "{text}");
 }
 
 #[test]
