@@ -21,7 +21,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 /// Raised whenever the same tree gives another package or image, so that what was packed before is packed again.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// How this machine may be used.
 pub struct With<'a> {

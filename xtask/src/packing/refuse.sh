@@ -5,7 +5,8 @@ case "$1" in
     remove | 0) ;;
     *) exit 0 ;;
 esac
-found=$(monitors "$root")
+# Where that cannot be found out, as in a system without the usual tools, a package must not be bound to stay.
+found=$(monitors "$root") || found=
 if [ -z "$found" ]; then
     exit 0
 fi
