@@ -7,8 +7,9 @@
 //! compiler caches).
 
 use super::Tool;
-use crate::fingerprint::Stamp;
+use crate::fingerprint::{self, Stamp};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -22,18 +23,36 @@ struct Answer {
     version: String,
 }
 
-/// What is remembered, by resolved path.
+/// By resolved path.
+type Answers = BTreeMap<PathBuf, Answer>;
+
+/// What is remembered.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
     file: Option<PathBuf>,
-    answers: BTreeMap<PathBuf, Answer>,
+    answers: Answers,
+}
+
+/// What the file holds: a damaged one would have everything compiled anew, or something not.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    sha256: String,
+    answers: Answers,
+}
+
+impl Kept {
+    fn new(answers: &Answers) -> serde_json::Result<Self> {
+        let sha256 = fingerprint::hex(&Sha256::digest(serde_json::to_vec(answers)?));
+        Ok(Self { sha256, answers: answers.clone() })
+    }
 }
 
 impl Versions {
-    /// What the file holds; nothing where there is none.
+    /// What the file holds; nothing where there is none, or it is damaged.
     pub(super) fn read(file: PathBuf) -> Self {
-        let answers = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Self { file: Some(file), answers }
+        let kept = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
+        let whole = kept.filter(|kept| Kept::new(&kept.answers).is_ok_and(|right| right.sha256 == kept.sha256));
+        Self { file: Some(file), answers: whole.map(|kept| kept.answers).unwrap_or_default() }
     }
 
     /// The version of a program that was asked before and has not changed since.
@@ -49,7 +68,7 @@ impl Versions {
         // Failing costs only time in the next run.
         if let Some(file) = &self.file
             && let Some(folder) = file.parent()
-            && let Ok(text) = serde_json::to_vec(&self.answers)
+            && let Ok(text) = Kept::new(&self.answers).and_then(|kept| serde_json::to_vec(&kept))
         {
             let draft = file.with_extension("draft");
             let write =
@@ -118,7 +137,16 @@ mod tests {
         for name in ["make", "rustc", "cc"] {
             assert_eq!(remember(name), None, "{name}");
         }
-        program("node", b"\x7fELF two");
+        let whole = fs::read(path("versions.json")).unwrap();
+        for (at, bit) in (0..whole.len()).flat_map(|at| [(at, 0), (at, 1), (at, 4)]) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << bit;
+            fs::write(path("damaged.json"), damaged).unwrap();
+            let version = Versions::read(path("damaged.json")).get("node", &path("node"));
+            assert!(version.as_deref().is_none_or(|version| version == "1.2"), "bit {bit} of byte {at}: {version:?}");
+        }
+        // Of another size: the times of two writings may be the same.
+        program("node", b"\x7fELF another");
         assert_eq!(Versions::read(path("versions.json")).get("node", &path("node")), None);
     }
 }

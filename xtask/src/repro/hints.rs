@@ -40,8 +40,11 @@ pub fn order(one: &str, other: &str) -> Option<String> {
 
 /// What the first numbers that differ look like.
 fn numbers(one: &str, other: &str, sides: &Sides) -> Option<String> {
-    let numbers = |line: &str| -> Vec<i64> {
-        line.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+    // Digits among letters of a hash are no number.
+    let numbers = |text: &str| -> Vec<i64> {
+        let words = words(text).filter(|word| !(is_hex(word) && word.bytes().any(|byte| byte.is_ascii_alphabetic())));
+        let digits = words.flat_map(|word| word.split(|c: char| !c.is_ascii_digit()));
+        digits.filter_map(|digits| digits.parse().ok()).collect()
     };
     let (a, b) = numbers(one).into_iter().zip(numbers(other)).find(|(a, b)| a != b)?;
     let are = |pair: Option<(i64, i64)>| pair == Some((a, b));
@@ -80,18 +83,23 @@ fn modules(one: &str, other: &str) -> Option<String> {
     })
 }
 
+/// The words of a text, as hashes and the like are words.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+}
+
+/// Whether a word may be a hash or something random.
+fn is_hex(word: &str) -> bool {
+    word.len() >= SHORTEST_RANDOM && word.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
 /// Words of as many hexadecimal digits that have nothing in common.
 fn random(one: &str, other: &str) -> Option<String> {
-    let words = |text: &str| -> Vec<String> {
-        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').map(str::to_owned).collect()
-    };
-    let (a, b) = words(one).into_iter().zip(words(other)).find(|(a, b)| a != b)?;
-    let is_hex =
-        |word: &str| word.len() >= SHORTEST_RANDOM && word.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let (a, b) = words(one).zip(words(other)).find(|(a, b)| a != b)?;
     let varied = |word: &str| word.bytes().collect::<BTreeSet<_>>().len() > SHORTEST_RANDOM / 2;
     let same = a.bytes().zip(b.bytes()).filter(|(a, b)| a == b).count();
     let alike = a.len() == b.len() && same * 2 < a.len();
-    (is_hex(&a) && is_hex(&b) && alike && varied(&a) && varied(&b))
+    (is_hex(a) && is_hex(b) && alike && varied(a) && varied(b))
         .then(|| "these look random, or like hashes of something that differs".to_owned())
 }
 
@@ -113,6 +121,9 @@ mod tests {
         assert!(hint("a\nb\n", "b\na\n").contains("the same lines in another order"));
         let uuids = ["id 3f2504e0-4f89-11d3-9a0c-0305e82c3301", "id 8b7d21a4-90ce-4c2f-b1f7-77aa10d94e5b"];
         assert!(hint(uuids[0], uuids[1]).contains("random"));
+        // Two that begin with digits that would mean something else if they stood alone.
+        let hashes = ["2a9f04c1b7d85e63 -", "3b70d5e2f8c1a946 -"];
+        assert!(hint(hashes[0], hashes[1]).contains("random"), "{}", hint(hashes[0], hashes[1]));
         let piece =
             |number: u32| format!("(self.webpackChunkx=self.webpackChunkx||[]).push([[4],{{{number}:n=>{{n.exports=1}}}}])");
         assert!(hint(&piece(54_124), &piece(54_807)).contains("webpack's numbers of modules"));
