@@ -4,7 +4,7 @@ use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
 use sha2::{Digest as _, Sha256};
 use std::ffi::OsString;
-use std::fs::{DirBuilder, create_dir_all};
+use std::fs::{DirBuilder, File, create_dir_all};
 use std::io::Write as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -44,20 +44,18 @@ impl Dirs {
         places
     }
 
-    /// Makes the folders that every run needs.
+    /// Makes the folders that every run needs. While what it gives lives, nobody takes the stand-in for abandoned.
     ///
     /// # Errors
     /// [`Kind::Stage`] when one cannot be made, or the stand-in belongs to somebody else.
-    pub fn make(&self) -> anyhow::Result<()> {
+    pub fn make(&self) -> anyhow::Result<StandIn> {
         let fail = |folder: &Path| format!("cannot make {} (choose another with --build-dir)", folder.display());
         create_dir_all(&self.build).kind(Kind::Stage, || fail(&self.build))?;
-        if self.plain != self.build {
-            self.make_stand_in()?;
-        }
+        let held = if self.plain == self.build { None } else { Some(self.make_stand_in()?) };
         for folder in [self.home(), self.tmp()] {
             create_dir_all(&folder).kind(Kind::Stage, || fail(&folder))?;
         }
-        Ok(())
+        Ok(StandIn(held))
     }
 
     /// Makes the dist folder and sees whether something can be written there: better before hours of compiling than after.
@@ -71,16 +69,24 @@ impl Dirs {
     }
 
     /// The stand-in lies where everybody may write: it has to be ours alone before anything is compiled in it.
-    fn make_stand_in(&self) -> anyhow::Result<()> {
+    fn make_stand_in(&self) -> anyhow::Result<File> {
         let plain = &self.plain;
-        match DirBuilder::new().mode(0o700).create(plain) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(error).kind(Kind::Stage, || format!("cannot make {}", plain.display()));
+        let fail = || format!("cannot make {}", plain.display());
+        remove_abandoned(plain.parent().unwrap_or(Path::new("/")));
+        loop {
+            match DirBuilder::new().mode(0o700).create(plain) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error).kind(Kind::Stage, fail),
+                _ => {}
             }
-            _ => {}
-        }
-        if is_ours_alone(plain) {
-            remove_abandoned(plain.parent().unwrap_or(Path::new("/")));
+            if !is_ours_alone(plain) {
+                break;
+            }
+            let held = File::open(plain).kind(Kind::Stage, fail)?;
+            held.lock_shared().kind(Kind::Stage, fail)?;
+            // Removed meanwhile by a run that took it for abandoned.
+            if !is_still(&held, plain) {
+                continue;
+            }
             let note = plain.join(STANDS_FOR);
             // Beside and renamed: whoever reads half of it takes the folder for one that stands for nothing.
             let write = || -> std::io::Result<()> {
@@ -89,7 +95,8 @@ impl Dirs {
                 draft.persist(&note)?;
                 Ok(())
             };
-            return write().kind(Kind::Stage, || format!("cannot write {}", note.display()));
+            write().kind(Kind::Stage, || format!("cannot write {}", note.display()))?;
+            return Ok(held);
         }
         Err(Kind::Stage.error(format!(
             "{} stands in for the build folder, whose path holds characters that make cannot bear, but it is not yours \
@@ -220,6 +227,16 @@ pub fn plain_temporary() -> PathBuf {
     if fits { own } else { PathBuf::from("/tmp") }
 }
 
+/// A run's stand-in, if it has one: the folder, locked for as long as this lives.
+#[derive(Debug)]
+pub struct StandIn(#[allow(dead_code, reason = "held for its lock")] Option<File>);
+
+/// Whether a folder that was opened is the one that stands there now.
+fn is_still(held: &File, path: &Path) -> bool {
+    let number = |meta: std::io::Result<std::fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+    number(held.metadata()) == number(path.symlink_metadata())
+}
+
 /// What the names of this user's stand-ins begin with.
 fn stand_in_prefix() -> String {
     format!("dkumonitor-{}-", rustix::process::geteuid().as_raw())
@@ -239,6 +256,11 @@ fn remove_abandoned(temporary: &Path) {
     for entry in std::fs::read_dir(temporary).into_iter().flatten().flatten() {
         let path = entry.path();
         if !entry.file_name().as_bytes().starts_with(prefix.as_bytes()) || !is_ours_alone(&path) {
+            continue;
+        }
+        // One that is in use is locked. Locked by us it is taken by nobody until it is gone.
+        let Ok(held) = File::open(&path) else { continue };
+        if held.try_lock().is_err() || !is_still(&held, &path) {
             continue;
         }
         let Ok(build) = std::fs::read(path.join(STANDS_FOR)) else { continue };
@@ -294,7 +316,7 @@ mod tests {
         assert_eq!(plain.work("x"), Path::new("/some/build/wip/x"));
         let folder = tempfile::Builder::new().prefix("with a blank ").tempdir().unwrap();
         let dirs = Dirs::new(folder.path().join("build"), folder.path().join("dist"));
-        dirs.make().unwrap();
+        let held = dirs.make().unwrap();
         let work = dirs.work("x");
         assert!(!work.to_str().unwrap().contains(' '), "{}", work.display());
         assert_ne!(work, Dirs::new(folder.path().join("other build"), folder.path().join("dist")).work("x"));
@@ -302,6 +324,7 @@ mod tests {
         assert_eq!(stand_in.metadata().unwrap().mode() & 0o777, 0o700);
         std::fs::set_permissions(stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         assert!(dirs.make().unwrap_err().to_string().contains("not yours alone"));
+        drop(held);
         dirs.remove_stand_in();
         assert!(!stand_in.exists());
     }
@@ -311,20 +334,25 @@ mod tests {
         let folder = tempfile::Builder::new().prefix("with a blank ").tempdir().unwrap();
         let stand_in = |name: &str| {
             let dirs = Dirs::new(folder.path().join(name), folder.path().join("dist"));
-            dirs.make().unwrap();
+            let held = dirs.make().unwrap();
             let stand_in = dirs.work("x").ancestors().nth(2).unwrap().to_owned();
             create_dir_all(dirs.work("x")).unwrap();
-            (dirs, stand_in)
+            (dirs, stand_in, held)
         };
-        let ((_, gone), (kept, there)) = (stand_in("one"), stand_in("two"));
+        let ((_, gone, _), (kept, there, _)) = (stand_in("one"), stand_in("two"));
         std::fs::remove_dir_all(folder.path().join("one")).unwrap();
-        let (silent, unknown) = stand_in("silent");
+        let (silent, unknown, _) = stand_in("silent");
         std::fs::write(unknown.join(STANDS_FOR), "").unwrap();
-        let (next, _) = stand_in("three");
+        // As where a run begins whose build folder was removed, at the moment when another one looks.
+        let (begun, used, held) = stand_in("begun");
+        std::fs::remove_dir_all(folder.path().join("begun")).unwrap();
+        let (next, ..) = stand_in("three");
         assert!(!gone.exists(), "what a killed run has left stays");
+        assert!(used.join("wip/x").exists(), "what is in use was removed");
+        drop(held);
         assert!(unknown.exists(), "what says nothing of what it stands for was removed");
         assert!(there.join("wip/x").exists(), "what belongs to a folder that is there was removed");
-        for dirs in [kept, silent, next] {
+        for dirs in [kept, silent, begun, next] {
             remove_all(&dirs.work("x")).unwrap();
             dirs.remove_stand_in();
         }

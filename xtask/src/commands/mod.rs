@@ -24,7 +24,7 @@ pub mod verify;
 
 use crate::build::Session;
 use crate::cli::Common;
-use crate::dirs::Dirs;
+use crate::dirs::{Dirs, StandIn};
 use crate::error::{Kind, WithKind as _};
 use crate::host::Host;
 use crate::plan::Planner;
@@ -130,8 +130,9 @@ impl Workshop {
     /// # Errors
     /// When the folder cannot be made or locked, or another run has it and there is to be no waiting.
     pub fn lock(&self, wait: bool) -> anyhow::Result<BuildLock> {
-        self.dirs.make()?;
         let path = self.dirs.build.join("lock");
+        let made = std::fs::create_dir_all(&self.dirs.build);
+        made.kind(Kind::Stage, || format!("cannot make {} (choose another with --build-dir)", self.dirs.build.display()))?;
         let open = || File::options().create(true).read(true).write(true).truncate(false).open(&path);
         let cannot = || format!("cannot write to {} (choose another build folder with --build-dir)", path.display());
         let mut file = open().kind(Kind::Stage, cannot)?;
@@ -160,7 +161,8 @@ impl Workshop {
         file.set_len(0)?;
         file.rewind()?;
         write!(file, "{}", std::process::id())?;
-        Ok(BuildLock(file))
+        // Only now: the run before may have removed its stand-in at its end.
+        Ok(BuildLock { file, _stand_in: self.dirs.make()? })
     }
 
     /// Checks that this machine can build the recipes; installs what is missing when told to.
@@ -180,7 +182,10 @@ impl Workshop {
 
 /// The build folder is this run's own for as long as this lives.
 #[derive(Debug)]
-pub struct BuildLock(File);
+pub struct BuildLock {
+    file: File,
+    _stand_in: StandIn,
+}
 
 impl BuildLock {
     /// Lets commands that are started from now on inherit the lock, as build commands do: were this run killed, the next one
@@ -189,7 +194,7 @@ impl BuildLock {
     /// # Errors
     /// When the system refuses.
     pub fn share(&self) -> anyhow::Result<()> {
-        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::empty()).context("cannot share the lock")
+        rustix::io::fcntl_setfd(&self.file, rustix::io::FdFlags::empty()).context("cannot share the lock")
     }
 
     /// Does something whose commands do not inherit the lock: a daemon that a package brings and starts would hold it for as
@@ -198,7 +203,7 @@ impl BuildLock {
     /// # Errors
     /// When the system refuses, and those of `work`.
     pub fn privately<T>(&self, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::CLOEXEC).context("cannot keep the lock")?;
+        rustix::io::fcntl_setfd(&self.file, rustix::io::FdFlags::CLOEXEC).context("cannot keep the lock")?;
         let outcome = work();
         self.share()?;
         outcome
