@@ -1,8 +1,8 @@
 //! Builds the dkumonitor package: `cargo xtask package`.
 //!
 //! This file parses the command line and hands over; `cli` lists every command and flag, `commands` has a file for
-//! each command. ARCHITECTURE.md in the repository's root shows the whole house. It is a library for the fuzzers' sake,
-//! which call [`fuzzing`]; nothing else is for others.
+//! each command. ARCHITECTURE.md in the repository's root shows the whole house. It is a library for the sake of the fuzzers,
+//! which call [`fuzzing`], and of the tests, which ask [`free_ports`]; nothing else is for others.
 
 mod account;
 mod archive;
@@ -21,6 +21,7 @@ mod events;
 mod failed;
 mod fetch;
 mod fingerprint;
+pub mod free_ports;
 pub mod fuzzing;
 mod gate;
 mod history;

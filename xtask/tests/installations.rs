@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::monitor::{ARCHIVE, Bundle, PATIENCE, now, processes_below};
+use common::monitor::{ARCHIVE, Bundle, PATIENCE, assert_nothing_left, now};
 use common::{Outcome, get};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -50,8 +50,7 @@ fn every_type_is_installed_started_queried_and_stopped() {
         assert_eq!(monitor.dkm(&["status"]).status, 3);
         monitor.dkm(&["shutdown"]).good();
     }
-    let left = processes_below(bundle.folder.path());
-    assert!(left.is_empty(), "{left:#?}");
+    assert_nothing_left(bundle.folder.path());
 }
 
 /// With https there is no answer by http; and a key that is another certificate's is not taken for a server that is ready.

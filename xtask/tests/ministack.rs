@@ -7,7 +7,7 @@
 mod common;
 mod pictures;
 
-use common::monitor::{ARCHIVE, Bundle, PATIENCE, now, package, processes_below};
+use common::monitor::{ARCHIVE, Bundle, PATIENCE, assert_nothing_left, now, package};
 use common::{Outcome, get, ministack_place as build_place, wait_for, workspace};
 use serde_json::Value;
 use std::fs;
@@ -48,8 +48,7 @@ fn a_fresh_archive_becomes_a_monitor_that_takes_metrics_and_answers_queries() {
         monitor.wait_for_value(target, value);
     }
     monitor.dkm(&["shutdown"]).good();
-    let left = processes_below(bundle.folder.path());
-    assert!(left.is_empty(), "{left:#?}");
+    assert_nothing_left(bundle.folder.path());
 }
 
 /// Whether Grafana lets this password in.
@@ -121,8 +120,7 @@ fn the_hosts_collectd_can_measure_instead_of_the_bundles() {
         monitor.wait_for_any(target);
     }
     monitor.dkm(&["shutdown"]).good();
-    let left = processes_below(bundle.folder.path());
-    assert!(left.is_empty(), "{left:#?}");
+    assert_nothing_left(bundle.folder.path());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::monitor::{free_ports, package};
+use common::monitor::package;
 use common::{Outcome, ministack_place};
 use serde_json::{Value, json};
 use std::fs;
@@ -163,7 +163,7 @@ fn live(ways: &Ways) {
     go(&ways.install[0]);
     assert_eq!(current(), VERSION, "{}", ways.tool);
     run(installer, &["--verify"]).good();
-    run(installer, &["-d", shown, "-p", &free_ports().to_string(), "-t", "backend"]).good();
+    run(installer, &["-d", shown, "-p", &xtask::free_ports::ten().unwrap().to_string(), "-t", "backend"]).good();
     dkm(&["start"]);
     // What would start it at boot names no version, so that it holds for the next one too.
     let system = ways.data.with_file_name(format!("system of {}", ways.tool));
@@ -299,7 +299,7 @@ fn a_real_engine_runs_the_image_and_the_next_version_on_its_volume() {
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--ipc", "--uts", "--net", "--mount-proc", "bash"]);
     let child = command.arg(script).arg(folder.path()).args([&copy, &newer]).args([VERSION, next]);
     let child = child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let text = common::end_of(child, Duration::from_secs(180)).good();
+    let text = common::end_of(child, Duration::from_secs(600)).good();
     for line in [
         "process one: 1",
         "user: 65532",

@@ -162,10 +162,10 @@ struct Server {
 }
 
 impl Server {
-    /// `command` is given a port that was free just now; if somebody was quicker, another one.
+    /// `command` is given a port that was free just now; if it cannot have it, another one.
     fn start(name: &str, command: impl Fn(u16) -> Command) -> Self {
         wait_for(name, PATIENCE, || {
-            let port = closed_port();
+            let port = xtask::free_ports::ten().unwrap();
             let mut process = command(port).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             wait_for(&format!("an answer of {name}"), PATIENCE, || {
                 let ended = process.try_wait().unwrap().is_some();

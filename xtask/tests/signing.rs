@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Outcome, Place, new_key, sha256};
+use common::{Outcome, Place, flip_checksum, new_key, sha256};
 use dkumonitor_interface::integrity;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -69,15 +69,6 @@ fn minisig(path: &Path) -> PathBuf {
 fn unpack(archive: &Path, into: &Path) {
     fs::create_dir_all(into).unwrap();
     assert!(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(into).status().unwrap().success());
-}
-
-/// Flips a bit in the checksum of an archive's last block: one that always means something. Elsewhere there are bits that mean nothing,
-/// such as those between the end of a block's data and the next byte; what becomes of each bit is tested where archives are read.
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let checksum = bytes.len() - 8;
-    bytes[checksum] ^= 1;
-    fs::write(path, bytes).unwrap();
 }
 
 #[test]
@@ -153,7 +144,7 @@ fn a_flipped_bit_a_wrong_key_and_a_foreign_signature_are_seen() {
     signing.verify(&archive, &["--key", &signing.path("other.pub")]).bad(5, &["another key than the given one"]);
     signing.verify(&archive, &["--key", &signing.path("key")]).bad(2, &["is not a public key"]);
     let (whole, signature) = (fs::read(&archive).unwrap(), fs::read(minisig(&archive)).unwrap());
-    flip(&archive);
+    flip_checksum(&archive);
     signing.verify_with_key(&archive).bad(5, &["was changed"]);
     // The checksum alone sees it too, and so does reading it through.
     signing.verify(&archive, &[]).bad(5, &["SHA-256"]);

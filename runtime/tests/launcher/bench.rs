@@ -5,26 +5,30 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::free_ports;
+
 /// No condition may take longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Not a test: what the services of the test bundles run, see the module's documentation.
 #[test]
 fn helper_entry() {
     let Ok(kind) = std::env::var("HELPER") else { return };
+    if let Ok(sign) = std::env::var("HELPER_WAITS_FOR") {
+        until("the sign", || Path::new(&sign).exists());
+    }
     if let Ok(delay) = std::env::var("HELPER_DELAY_MS") {
         std::thread::sleep(Duration::from_millis(delay.parse().unwrap()));
     }
@@ -150,7 +154,7 @@ pub fn helper(name: &str, kind: &str) -> Value {
         "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture"],
         "environment": {"HELPER": kind},
         "stop-timeout-s": 5,
-        "ready-timeout-s": 15,
+        "ready-timeout-s": 90,
     })
 }
 
@@ -163,7 +167,7 @@ pub fn listener(name: &str, port: &str, after: &[&str]) -> Value {
         "environment": {"HELPER": "listen", "HELPER_PORT": format!("{{{{ ports.{port} }}}}")},
         "after": after,
         "stop-timeout-s": 5,
-        "ready-timeout-s": 15,
+        "ready-timeout-s": 90,
         "ports": [{"name": port, "port": format!("{{{{ ports.{port} }}}}")}],
         "probes": [{"http": format!("http://{{{{ reach.{port} }}}}/ready")}],
     })
@@ -183,7 +187,7 @@ pub fn counter(name: &str, log: &Value) -> Value {
 
 /// A service that is a line of shell.
 pub fn shell(name: &str, script: &str) -> Value {
-    json!({"name": name, "types": ["backend"], "command": ["/bin/sh", "-c", script], "stop-timeout-s": 5, "ready-timeout-s": 15})
+    json!({"name": name, "types": ["backend"], "command": ["/bin/sh", "-c", script], "stop-timeout-s": 5, "ready-timeout-s": 90})
 }
 
 /// A bundle, and perhaps a data folder made from it. Whatever was started from it ends with it.
@@ -198,7 +202,7 @@ impl Bench {
     /// A bundle with these services.
     pub fn bundle(services: &[Value]) -> Self {
         let temp = tempfile::Builder::new().prefix("dkm test ").tempdir().unwrap();
-        let bench = Self { temp, port: four_ports(), place: "the data".into() };
+        let bench = Self { temp, port: free_ports::ten().unwrap(), place: "the data".into() };
         let bundle = bench.bundle_path();
         fs::create_dir_all(bundle.join("bin")).unwrap();
         fs::create_dir_all(bundle.join("static")).unwrap();
@@ -471,19 +475,25 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Four free ports in a row, the first one's number; no two tests of a run get the same.
-fn four_ports() -> u16 {
-    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
-    let mut given = GIVEN.lock().unwrap();
-    loop {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        // An installation counts ten; those behind the fourth are not used here.
-        let Some(last) = first.checked_add(9).map(|last| last - 6) else { continue };
-        let free = |port| TcpListener::bind(("0.0.0.0", port)).is_ok() && UdpSocket::bind(("0.0.0.0", port)).is_ok();
-        if (first..=last).all(free) && !given.iter().any(|&other| other.abs_diff(first) < 4) {
-            given.push(first);
-            return first;
+/// Instants at which a process is killed, spread over the time that it takes. How long that is depends on the machine and on what else it
+/// does, so that it is learnt from how the processes before ended.
+pub struct Instants(pub Duration);
+
+impl Instants {
+    /// Kills a process after so many hundredths of that time; whether it still ran.
+    pub fn kill(&mut self, mut child: std::process::Child, hundredths: u32) -> bool {
+        let instant = Instant::now() + self.0 * hundredths / 100;
+        while Instant::now() < instant && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_micros(200));
         }
+        let _ = child.kill();
+        let killed = !child.wait().unwrap().success();
+        if killed && hundredths >= 100 {
+            self.0 *= 2;
+        } else if !killed && hundredths < 100 {
+            self.0 = self.0 * 3 / 4;
+        }
+        killed
     }
 }
 
@@ -496,9 +506,9 @@ pub fn wanted(variable: &str, default: u64) -> u64 {
 pub struct Random(u64);
 
 impl Random {
-    /// Begins with DKM_FAULT_SEED, or a seed of its own.
+    /// Begins with DKM_FAULT_SEED, or with the seed that CI has each time.
     pub fn new(what: &str) -> Self {
-        let seed = wanted("DKM_FAULT_SEED", u64::from(std::process::id()) << 20 | 0xfa17);
+        let seed = wanted("DKM_FAULT_SEED", 0xfa17);
         println!("{what}: DKM_FAULT_SEED={seed}");
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, shell, text, until};
+use crate::bench::{Bench, PATIENCE, shell, text, until};
 
 /// Whom the data folder belongs to: everybody has that user.
 const USER: &str = "daemon";
@@ -47,7 +47,7 @@ impl Drop for Container {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         while remove(&self.group).is_err() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -108,7 +108,7 @@ fn a_real_systemd_starts_watches_and_stops_it() {
         eprintln!("no container can be made here: not tried");
         return;
     };
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     while !told().starts_with("up") {
         if Instant::now() > end {
             let errors = fs::read_to_string(folder.join("errors")).unwrap_or_default();

@@ -11,7 +11,7 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::bench::{Bench, send, shell, until};
+use crate::bench::{Bench, PATIENCE, send, shell, until};
 use crate::commands::with;
 
 /// A terminal with a program on it.
@@ -55,7 +55,7 @@ impl Terminal {
     fn shows(&self, wanted: &str) {
         let begin = std::time::Instant::now();
         while !self.text().contains(wanted) {
-            assert!(begin.elapsed().as_secs() < 20, "the screen does not show \"{wanted}\":\n{}", self.text());
+            assert!(begin.elapsed() < PATIENCE, "the screen does not show \"{wanted}\":\n{}", self.text());
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }

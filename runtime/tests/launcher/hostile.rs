@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::bench::{Bench, Random, shell, text, until};
+use crate::bench::{Bench, PATIENCE, Random, shell, text, until};
 
 fn connect(bench: &Bench) -> UnixStream {
     UnixStream::connect(bench.data().join("run/dkm.sock")).unwrap()
@@ -64,7 +64,7 @@ fn half_a_request_is_not_waited_for_for_ever() {
     half.write_all(br#"{"v":2,"verb":"sta"#).unwrap();
     // Others are served meanwhile.
     assert_unharmed(&bench, supervisor, service);
-    half.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    half.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut rest = Vec::new();
     half.read_to_end(&mut rest).expect("it is thrown out before long");
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, alive, text, until};
+use crate::bench::{Bench, Instants, alive, text, until};
 
 fn installer(bench: &Bench, arguments: &[&str]) -> Command {
     let mut command = Command::new(bench.bundle_path().join("installer"));
@@ -60,16 +60,18 @@ fn killed_at_any_instant_it_leaves_nothing_or_everything() {
     let before = names(&bench.root());
     let started = std::time::Instant::now();
     good(&run(&bench, &arguments));
-    let whole_time = started.elapsed();
+    let mut instants = Instants(started.elapsed());
     let whole = paths(&bench.data());
     fs::remove_dir_all(bench.data()).unwrap();
     let (mut nothing, mut everything) = (0, 0);
-    for round in 0..30_u32 {
-        let mut child = installer(&bench, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Spread over the time that one takes here, and a bit more; where exactly it falls is up to the machine.
-        std::thread::sleep(whole_time * round / 25);
-        let _ = child.kill();
-        child.wait().unwrap();
+    for round in 0.. {
+        // Spread over the time that one takes, and a bit more; until there was enough of both.
+        if round >= 30 && nothing > 2 && everything > 0 {
+            break;
+        }
+        assert!(round < 300, "{nothing} times nothing, {everything} times everything: these were no random instants");
+        let child = installer(&bench, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        instants.kill(child, round % 30 * 4);
         if bench.data().exists() {
             everything += 1;
             assert_eq!(paths(&bench.data()), whole, "round {round}");
@@ -79,10 +81,6 @@ fn killed_at_any_instant_it_leaves_nothing_or_everything() {
         }
         until("what was half made is removed", || names(&bench.root()) == before);
     }
-    assert!(
-        nothing > 2 && everything > 0,
-        "{nothing} times nothing, {everything} times everything: these were no random instants"
-    );
 }
 
 #[test]

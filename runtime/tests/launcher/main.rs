@@ -19,6 +19,8 @@ mod control;
 mod definitions;
 mod faults;
 mod forwarding;
+#[path = "../../../xtask/src/free_ports.rs"]
+mod free_ports;
 mod hostile;
 mod install;
 mod install_ends;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::bench::{Bench, alive, send, shell, text, until};
+use crate::bench::{Bench, PATIENCE, alive, send, shell, text, until};
 
 /// A manager that listens to what it is told, as systemd does.
 struct Manager {
@@ -23,7 +23,7 @@ impl Manager {
 
     /// Waits until this was said since it was asked last.
     fn hears(&mut self, wanted: &str) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         let mut buffer = [0; 4096];
         while !self.heard.iter().any(|heard| heard.contains(wanted)) {
             assert!(Instant::now() < end, "\"{wanted}\" was not said, but {:?}", self.heard);

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, alive, text, until};
+use crate::bench::{Bench, Instants, alive, text, until};
 
 /// A backend whose configuration has three files, and a copy of its bundle that is the next version: it has other contents for two of
 /// them, one file more and one less.
@@ -228,17 +228,21 @@ fn killed_at_any_instant_the_update_has_not_happened_or_is_finished_by_the_next(
     let two = Two::new();
     fs::write(two.bench.data().join("conf/mine.conf"), "mine, really\n").unwrap();
     let old = two.all();
+    let started = Instant::now();
     good(&two.update(&[]));
+    let mut instants = Instants(started.elapsed());
     let new = two.all();
     good(&two.rollback(&[]));
     assert_eq!(two.all(), old);
     let mut interrupted = 0;
-    for round in 0..25_u64 {
-        let mut child = two.command(&two.next, &["--update", "--yes"]).stderr(std::process::Stdio::null()).spawn().unwrap();
-        // Spread over the time that an update takes here; where exactly it falls is up to the machine.
-        std::thread::sleep(Duration::from_micros(1_000 * round));
-        let _ = child.kill();
-        interrupted += usize::from(!child.wait().unwrap().success());
+    for round in 0.. {
+        if round >= 25 && interrupted > 3 {
+            break;
+        }
+        assert!(round < 250, "only {interrupted} of {round} were killed in time");
+        let child = two.command(&two.next, &["--update", "--yes"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        // Spread over the time that an update takes.
+        interrupted += usize::from(instants.kill(child, round % 25 * 4));
         if two.bench.data().join("update").exists() {
             // Decided: any command of the new installer carries it out first.
             good(&two.update(&[]));
@@ -252,7 +256,6 @@ fn killed_at_any_instant_the_update_has_not_happened_or_is_finished_by_the_next(
         }
         assert_eq!(two.all(), old, "round {round}");
     }
-    assert!(interrupted > 3, "only {interrupted} of 25 were killed in time");
 }
 
 /// A decided update that its installer did not live to finish is finished before a supervisor starts anything.

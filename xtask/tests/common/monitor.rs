@@ -6,14 +6,14 @@ use super::{Outcome, get, ministack_place as build_place, wait_for, workspace};
 use serde_json::Value;
 use std::fs;
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Enough for a metric to be stored, indexed and found, and for a daemon to come up on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One build at a time: what is built is shared.
 static BUILDING: Mutex<()> = Mutex::new(());
@@ -54,7 +54,7 @@ impl Bundle {
 
     /// Runs the installer for a data folder beside the bundle.
     pub fn installer(&self, name: &str, args: &[&str]) -> (Outcome, u16) {
-        let port = free_ports();
+        let port = xtask::free_ports::ten().unwrap();
         let mut command = Command::new(self.root.join("installer"));
         command.arg("-d").arg(self.folder.path().join(name)).arg("-p").arg(port.to_string()).args(args);
         // Nobody else is to reach what is tested.
@@ -73,17 +73,6 @@ impl Bundle {
         outcome.good();
         Monitor { data: self.folder.path().join(name), port }
     }
-}
-
-/// The first of four ports in a row that nobody has now, TCP and UDP.
-pub fn free_ports() -> u16 {
-    wait_for("four free ports in a row", PATIENCE, || {
-        let first = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
-        // An installation counts ten; those behind the fourth are not used.
-        let last = first.checked_add(9).map(|last| last - 6)?;
-        let free = |port| TcpListener::bind(("0.0.0.0", port)).is_ok() && UdpSocket::bind(("0.0.0.0", port)).is_ok();
-        (first..=last).all(free).then_some(first)
-    })
 }
 
 /// An installed monitor; shut down at the latest when the test ends.
@@ -159,8 +148,21 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The processes whose command line or folder lies below `place`: what a monitor has left behind.
-pub fn processes_below(place: &Path) -> Vec<String> {
+/// Fails the test unless all processes below `place` end: what a monitor has left behind. What only waits for the others' end, or is dead
+/// and not reaped yet, may take a moment.
+#[track_caller]
+pub fn assert_nothing_left(place: &Path) {
+    let mut left = processes_below(place);
+    let deadline = Instant::now() + PATIENCE;
+    while !left.is_empty() {
+        assert!(Instant::now() < deadline, "processes are left behind: {left:#?}");
+        std::thread::sleep(Duration::from_millis(20));
+        left = processes_below(place);
+    }
+}
+
+/// The processes whose command line or folder lies below `place`.
+fn processes_below(place: &Path) -> Vec<String> {
     let place = place.to_str().unwrap();
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {

@@ -13,17 +13,17 @@
 //! `NAME.example.org:276xx` one of the machine NAME, and any other name below `example.org` is this machine. Without `on` the machine is `server`.
 //! `dkumonitor-0.1.0` is the miniature bundle, whatever version it has; 0.2.0 is newer than any. The functions that hidden parts may use are in `prelude.sh`.
 
-use crate::common::monitor::{ARCHIVE, free_ports, processes_below};
+use crate::common::monitor::{ARCHIVE, assert_nothing_left};
 use crate::common::{Outcome, end_of, workspace};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// No page may take longer.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The version that the pages show, whichever it is by now, and the one that they show as newer.
 const WRITTEN: &str = "0.1.0";
@@ -124,20 +124,12 @@ struct Machines {
 impl Machines {
     fn new(root: &Path, parts: &[Part]) -> Self {
         let named = parts.iter().filter_map(|part| if let Part::Run { on, .. } = part { Some(on) } else { None });
-        let ports = named.flatten().map(|name| (name.clone(), 0)).collect();
-        let mut machines = Self { root: root.to_owned(), ports };
-        let mut taken: Vec<u16> = Vec::new();
-        for (name, port) in &mut machines.ports {
-            // Ports that are free now: ours are not used before all have some.
-            *port = std::iter::repeat_with(free_ports)
-                .find(|first| !taken.iter().any(|other| first.abs_diff(*other) < 10))
-                .unwrap();
-            taken.push(*port);
-            for folder in ["data", "opt", "home"] {
-                fs::create_dir_all(root.join(name).join(folder)).unwrap();
-            }
+        let names: BTreeSet<&String> = named.flatten().collect();
+        for (name, folder) in names.iter().flat_map(|name| ["data", "opt", "home"].map(|folder| (name, folder))) {
+            fs::create_dir_all(root.join(name).join(folder)).unwrap();
         }
-        machines
+        let ports = names.into_iter().map(|name| (name.clone(), xtask::free_ports::ten().unwrap())).collect();
+        Self { root: root.to_owned(), ports }
     }
 
     /// The text as it is meant for a machine.
@@ -225,7 +217,7 @@ pub fn run(path: &str) {
     command.env("PATH", std::env::var_os("PATH").unwrap()).env("LC_ALL", "C.UTF-8").env("DKM_ALLOW_ROOT", "1");
     command.env("ARCHIVE", &*ARCHIVE).env("GUIDE", &root).env("HOME", root.join("home"));
     let outcome = end_of(command.spawn().unwrap(), PATIENCE);
-    let left = shut_down(&root, &machines);
+    shut_down(&root, &machines);
     let printed = |number: usize| fs::read_to_string(root.join(format!("out.{number}"))).unwrap_or_default();
     if outcome.status != 0 {
         let last = fs::read_to_string(root.join("now")).unwrap_or_default();
@@ -244,7 +236,7 @@ pub fn run(path: &str) {
             }
         }
     }
-    assert!(left.is_empty(), "{path} leaves processes behind: {left:#?}");
+    assert_nothing_left(&root);
 }
 
 /// The first line that is not among what was printed behind the line before it.
@@ -291,8 +283,8 @@ fn script(parts: &[Part], machines: &Machines) -> String {
     script
 }
 
-/// Ends what the page has started; gives what is left for all that.
-fn shut_down(root: &Path, machines: &Machines) -> Vec<String> {
+/// Ends what the page has started.
+fn shut_down(root: &Path, machines: &Machines) {
     for machine in machines.ports.keys() {
         for data in fs::read_dir(root.join(machine).join("data")).into_iter().flatten().flatten() {
             let dkm = data.path().join("bin/dkm");
@@ -300,15 +292,6 @@ fn shut_down(root: &Path, machines: &Machines) -> Vec<String> {
                 Outcome::of(&Command::new(dkm).env("DKM_ALLOW_ROOT", "1").arg("shutdown").output().unwrap());
             }
         }
-    }
-    // What only waits for the others' end needs a moment.
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let left = processes_below(root);
-        if left.is_empty() || Instant::now() > end {
-            return left;
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

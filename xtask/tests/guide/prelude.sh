@@ -19,7 +19,7 @@ installed() {
 
 # Waits until a command succeeds.
 eventually() {
-    local end=$((SECONDS + 60))
+    local end=$((SECONDS + 120))
     until "$@" >"$GUIDE/eventually" 2>&1; do
         if [ $SECONDS -ge $end ]; then
             cat "$GUIDE/eventually"

@@ -9,20 +9,17 @@
 use super::measure::{field, median_of, millis, wait_for};
 use crate::cli;
 use crate::commands::Workshop;
+use crate::free_ports;
 use crate::progress::bytes;
 use crate::stage::{self, Extent};
 use anyhow::Context as _;
 use points::{Account, Load};
-use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 mod daemons;
 mod points;
-
-/// The ports of an installation that are looked at for being free.
-const PORTS: u16 = 10;
 
 /// Measures everything.
 ///
@@ -80,7 +77,7 @@ struct Installed {
 
 impl Installed {
     fn new(bundle: &Path, data: &Path, kind: &str, more: &[&str]) -> anyhow::Result<Self> {
-        let port = free_ports()?;
+        let port = free_ports::ten()?;
         let mut command = Command::new(bundle.join("installer"));
         command.arg("-d").arg(data).args(["-p", &port.to_string(), "-t", kind, "--hostname", "bench.test"]);
         command
@@ -115,18 +112,6 @@ impl Drop for Installed {
             .stderr(Stdio::null())
             .status();
     }
-}
-
-/// The first of so many ports in a row that nobody has.
-fn free_ports() -> anyhow::Result<u16> {
-    for _ in 0..1_000 {
-        let first = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok();
-        if first.checked_add(PORTS).is_some_and(|end| (first..end).all(free)) {
-            return Ok(first);
-        }
-    }
-    anyhow::bail!("cannot find {PORTS} free ports in a row")
 }
 
 /// Installer, first and later starts, and what of these is the daemons' own.

@@ -110,18 +110,6 @@ impl Trial<'_> {
     }
 }
 
-/// The first of four ports in a row that nobody has.
-pub fn free_ports() -> Outcome<u16> {
-    let four = || {
-        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?.local_addr().ok()?.port();
-        let free = |port| {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
-        };
-        (first..=first.checked_add(3)?).all(free).then_some(first)
-    };
-    wait(PATIENCE, four).ok_or_else(|| fault("there are no four free ports in a row"))
-}
-
 /// Listens as a carbon would; the lines that come.
 pub fn listen(port: u16) -> Outcome<Receiver<String>> {
     let listener = cannot(TcpListener::bind((Ipv4Addr::LOCALHOST, port)), "listen")?;

@@ -3,9 +3,10 @@
 //! Runs in the second process ([`super`]), as somebody without rights, and knows no service by heart but those that the installer
 //! itself knows ([`super::asking`]). Every wait ends.
 
-use super::asking::{METRIC, answers, free_ports, listen};
+use super::asking::{METRIC, answers, listen};
 use super::telling::{Outcome, cannot, did, doing, fault, tell, wait};
 use super::{Fault, Line, Surroundings};
+use crate::free_ports;
 use dkumonitor_interface::manifest::Manifest;
 use dkumonitor_interface::service::{InstallType, Protocol, Service};
 use serde_json::Value;
@@ -100,7 +101,7 @@ impl Trial<'_> {
 
     fn install(&self, kind: InstallType) -> Outcome<Installed> {
         doing(&format!("installing it as {kind}"));
-        let port = free_ports()?;
+        let port = cannot(free_ports::ten(), "find ports")?;
         let listener = if kind == InstallType::Agent { Some(listen(port + 1)?) } else { None };
         let (port_text, kind_text, data) = (port.to_string(), kind.to_string(), self.data.to_string_lossy().into_owned());
         let mut words = vec!["--data-dir", &data, "--port", &port_text, "--type", &kind_text, "--interval", "1", "--json"];

@@ -1,7 +1,8 @@
 //! The daemons without the launcher: started one after the other by hand, and go-carbon as its makers show it.
 
-use super::{PORTS, free_ports, wait_for_port};
+use super::wait_for_port;
 use crate::commands::bench::measure::{kill, wait_for};
+use crate::free_ports;
 use anyhow::Context as _;
 use dkumonitor_interface::service::{Question, Service};
 use std::io::{Read as _, Write as _};
@@ -93,8 +94,8 @@ impl Plain {
         let mut settings: toml::Table = printed.parse().context("cannot understand what go-carbon prints as its example")?;
         let schemas = folder.join("schemas.conf");
         std::fs::write(&schemas, format!("[all]\npattern = .*\nretentions = {schema}\n"))?;
-        let first = free_ports()?;
-        for (at, section) in (0..PORTS).zip(["tcp", "carbonserver", "udp", "pickle", "carbonlink", "grpc", "pprof"]) {
+        let first = free_ports::ten()?;
+        for (at, section) in (0_u16..).zip(["tcp", "carbonserver", "udp", "pickle", "carbonlink", "grpc", "pprof"]) {
             set(&mut settings, section, "listen", format!("127.0.0.1:{}", first + at));
         }
         set(&mut settings, "carbonserver", "enabled", true);
