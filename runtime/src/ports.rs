@@ -68,6 +68,21 @@ pub fn obstacles(ports: &[Port]) -> Result<Vec<String>> {
     Ok(out)
 }
 
+/// An address on which nobody listens yet, and that nobody else is given meanwhile; and who listens there when it is called.
+#[cfg(test)]
+pub(crate) fn reserved() -> (SocketAddr, impl FnOnce() -> TcpListener) {
+    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+    use std::os::fd::AsRawFd;
+    let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+    socket::bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let socket = TcpListener::from(socket);
+    let address = socket.local_addr().unwrap();
+    (address, move || {
+        socket::listen(&socket, socket::Backlog::new(8).unwrap()).unwrap();
+        socket
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

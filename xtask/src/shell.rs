@@ -267,7 +267,7 @@ mod tests {
         result.unwrap();
         let pid = log.lines().last().unwrap().parse().unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(60);
         // Killed, it stays a zombie until init has reaped it.
         let gone = || {
             rustix::process::test_kill_process(pid).is_err()

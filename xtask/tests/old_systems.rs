@@ -313,10 +313,10 @@ fn download_old_packages(folder: &Path, key: &str) {
         fs::create_dir_all(path(inner)).unwrap();
     }
     fs::write(path("status"), "").unwrap();
-    let from =
-        Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).output().unwrap();
-    let from = Outcome::of(&from).good();
-    let from = from.lines().find(|line| !line.contains("security")).expect("apt has no sources; run apt-get update");
+    // Others than Debian may have sources here too.
+    let words = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Label: Debian"];
+    let from = Outcome::of(&Command::new("apt-get").args(words).output().unwrap()).good();
+    let from = from.lines().next().expect("apt has no sources of Debian's; run apt-get update");
     fs::write(path("sources.list"), format!("deb [signed-by={key}] {from} {OLD} main\n")).unwrap();
     let options = [
         format!("Dir::State={}", folder.display()),

@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -223,6 +224,11 @@ fn logs_by_step_and_failed_runs_are_kept() {
     assert_eq!(compile(&runs[1]).unwrap()["result"], "built");
 }
 
+/// Where [`in_terminal`] keeps what came out so far.
+fn typescript(place: &Place) -> PathBuf {
+    place.path("typescript")
+}
+
 /// Runs `package` in a pseudo-terminal of that width, by util-linux' script; gives its status and all that came out.
 fn in_terminal(place: &Place, width: u32) -> Option<(i32, String)> {
     if !cfg!(target_os = "linux") || which::which("script").is_err() {
@@ -233,16 +239,26 @@ fn in_terminal(place: &Place, width: u32) -> Option<(i32, String)> {
     let words: Vec<_> = std::iter::once(inner.get_program()).chain(inner.get_args()).collect();
     let quoted: Vec<_> = words.iter().map(|word| format!("'{}'", word.to_str().unwrap())).collect();
     let mut command = Command::new("script");
-    command.args(["-qec", &format!("stty cols {width} rows 24; {}; s=$?; stty -a; exit $s", quoted.join(" ")), "/dev/null"]);
-    let output = command.env("TERM", "xterm").stdin(Stdio::null()).output().unwrap();
+    command.args(["-qefc", &format!("stty cols {width} rows 24; {}; s=$?; stty -a; exit $s", quoted.join(" "))]);
+    let output = command.arg(typescript(place)).env("TERM", "xterm").stdin(Stdio::null()).output().unwrap();
     Some((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
 #[test]
 fn a_terminal_shows_a_line_for_each_running_step_and_one_for_all() {
-    // It runs until its line has had the time to be drawn, as the output can be looked at only afterwards.
-    let body = "all:\n\t@echo 'CC übersetzt 日本語 and a line that is longer than any terminal that is eighty columns wide'; sleep 2\n\techo made > thing\n";
-    let place = compiled(&GOOD_MAKEFILE.replace("all:\n\techo made > thing\n", body));
+    // It runs until its line was drawn, or for a minute.
+    let place = compiled("");
+    let until_drawn = |what: &str, seconds: u32| {
+        let drawn = format!(
+            "for i in `seq 600`; do ! grep -q '{what}' '{}' || break; sleep 0.1; done; sleep {seconds}",
+            typescript(&place).display()
+        );
+        let line = "CC übersetzt 日本語 and a line that is longer than any terminal that is eighty columns wide";
+        let body = format!("all:\n\t@echo '{line}'; {drawn}\n\techo made > thing\n");
+        place.write("stack/thing/Makefile", GOOD_MAKEFILE.replace("all:\n\techo made > thing\n", &body));
+    };
+    // So long that there will be something to promise.
+    until_drawn("CC .bersetzt .* steps ", 4);
     let Some((status, text)) = in_terminal(&place, 80) else { return };
     assert_eq!(status, 0, "{text}");
     for part in ["thing compile", "CC übersetzt 日本語", " steps   0:0", "✓ thing compile"] {
@@ -256,9 +272,9 @@ fn a_terminal_shows_a_line_for_each_running_step_and_one_for_all() {
     assert!(!text.contains("\u{1b}[?25l") || text.rfind("\u{1b}[?25h") > text.rfind("\u{1b}[?25l"), "{text}");
     assert!(text.contains(" echo ") && text.contains(" icanon"), "{text}");
     // With something known there is a promise.
-    place.write("stack/thing/extra", "");
+    until_drawn("about .* left", 0);
     let (_, text) = in_terminal(&place, 200).unwrap();
-    assert!(text.contains("about 1 s left") || text.contains("about 2 s left"), "{text}");
+    assert!(text.contains("about ") && text.contains(" s left"), "{text}");
     assert!(text.contains("eighty columns"), "{text}");
 }
 
@@ -286,29 +302,36 @@ fn is_gone(pid: Pid) -> bool {
 
 #[test]
 fn a_second_signal_kills_what_the_first_could_not_end() {
-    for (first, second) in [(Signal::INT, Signal::INT), (Signal::TERM, Signal::TERM)] {
-        let place = compiled("");
-        let (mut run, pids) = stubborn(&place);
-        let mut stderr = BufReader::new(run.stderr.take().unwrap());
-        kill_process(Pid::from_child(&run), first).unwrap();
-        let mut said = String::new();
-        while !said.contains("once more kills") {
-            assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended at the first signal: {said}");
-        }
-        assert!(pids.iter().all(|pid| !is_gone(*pid)), "they were to ignore the first signal");
-        let started = Instant::now();
-        kill_process(Pid::from_child(&run), second).unwrap();
-        let mut out = String::new();
-        run.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-        assert_eq!(run.wait().unwrap().code(), Some(130));
-        // Far sooner than it would have happened by itself.
-        assert!(started.elapsed() < Duration::from_secs(6), "it took {:?}", started.elapsed());
-        wait_for("the end of all processes", Duration::from_secs(5), || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
-        let all = events(&out);
-        assert_eq!((&all.last().unwrap()["exit-status"], &all.last().unwrap()["result"]), (&130.into(), &"interrupted".into()));
-        stderr.read_to_string(&mut said).unwrap();
-        assert!(said.contains("interrupted"), "{said}");
+    for signal in [Signal::INT, Signal::TERM] {
+        // Far sooner than it would have happened by itself, if not on every try of a busy machine.
+        let tries: Vec<Duration> = std::iter::repeat_with(|| killed_by_two(signal)).take(5).collect();
+        assert!(tries.iter().any(|took| *took < Duration::from_secs(6)), "it took {tries:?}");
     }
+}
+
+/// How long it takes from the second signal to the end.
+fn killed_by_two(signal: Signal) -> Duration {
+    let place = compiled("");
+    let (mut run, pids) = stubborn(&place);
+    let mut stderr = BufReader::new(run.stderr.take().unwrap());
+    kill_process(Pid::from_child(&run), signal).unwrap();
+    let mut said = String::new();
+    while !said.contains("once more kills") {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended at the first signal: {said}");
+    }
+    assert!(pids.iter().all(|pid| !is_gone(*pid)), "they were to ignore the first signal");
+    let started = Instant::now();
+    kill_process(Pid::from_child(&run), signal).unwrap();
+    let mut out = String::new();
+    run.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    let took = started.elapsed();
+    wait_for("the end of all processes", PATIENCE, || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
+    let all = events(&out);
+    assert_eq!((&all.last().unwrap()["exit-status"], &all.last().unwrap()["result"]), (&130.into(), &"interrupted".into()));
+    stderr.read_to_string(&mut said).unwrap();
+    assert!(said.contains("interrupted"), "{said}");
+    took
 }
 
 #[test]
@@ -319,7 +342,7 @@ fn what_ignores_the_first_signal_is_killed_after_a_while() {
     kill_process(pids[1], Signal::STOP).unwrap();
     kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
     Outcome::of(&run.wait_with_output().unwrap()).bad(130, &["interrupted"]);
-    wait_for("the end of all processes", Duration::from_secs(5), || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
+    wait_for("the end of all processes", PATIENCE, || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
 }
 
 /// A component whose compiling starts a process that leaves its group, session and parents, and then takes its time or ends; the
@@ -346,7 +369,7 @@ fn deserted(place: &Place, rest: &str) -> (Child, [Pid; 2]) {
 #[test]
 fn nothing_that_a_command_has_started_outlives_it() {
     let gone = |pids: [Pid; 2]| {
-        wait_for("the end of all processes", Duration::from_secs(5), || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
+        wait_for("the end of all processes", PATIENCE, || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
     };
     let place = compiled("");
     let (run, pids) = deserted(&place, "exit 1");

@@ -346,8 +346,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut sender = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         sender.write_all(&[b'x'; 1000]).unwrap();
-        // Counted even before the connection is accepted.
-        assert_eq!(unread_bytes(port, &[Protocol::Tcp, Protocol::Udp]), Some(1000));
+        // Counted even before the connection is accepted, as soon as they are there.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while unread_bytes(port, &[Protocol::Tcp, Protocol::Udp]) != Some(1000) {
+            assert!(std::time::Instant::now() < end, "{:?}", unread_bytes(port, &[Protocol::Tcp, Protocol::Udp]));
+        }
         drop(sender);
         let (mut stream, _) = listener.accept().unwrap();
         let mut all = Vec::new();

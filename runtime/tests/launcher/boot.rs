@@ -253,7 +253,7 @@ fn several_folders_are_kept_apart_and_strangers_left_alone() {
     let image = image(&bench);
     let other = bench.root().join("the other");
     let mut command = Command::new(bench.bundle_path().join("installer"));
-    command.arg("-d").arg(&other).args(["-p", "27600", "-t", "backend", "--hostname", "x"]);
+    command.arg("-d").arg(&other).arg("-p").arg(bench.port.to_string()).args(["-t", "backend", "--hostname", "x"]);
     good(&command.output().unwrap());
     let scripts = image.join("etc/init.d");
     let refused = |output: Output, wanted: &str| {

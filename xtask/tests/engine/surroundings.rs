@@ -13,8 +13,14 @@ fn a_machine_without_a_way_out_is_told_before_more_is_begun() {
     let pin = format!("urls = [\"https://127.0.0.1:1/other.tar.gz\"]\nsha256 = \"{}\"\nsize = 1", "0".repeat(64));
     stepped.place.write("stack/vendor.lock", lock.replace("path = \"other\"", &pin));
     let makefile = fs::read_to_string(stepped.place.path("stack/thing/Makefile")).unwrap();
-    stepped.place.write("stack/thing/Makefile", makefile.replace("\tcp one.in $@", "\tsleep 3\n\tcp one.in $@"));
-    let text = stepped.package(&[]).bad(4, &["cannot reach any address of other 1", "ways out:"]);
+    // It takes until the fetching has failed, or a minute.
+    let events = stepped.place.path("events");
+    let wait =
+        format!("\tfor i in `seq 600`; do ! grep -q '\"result\":\"failed\"' '{}' || break; sleep 0.1; done", events.display());
+    stepped.place.write("stack/thing/Makefile", makefile.replace("\tcp one.in $@", &format!("{wait}\n\tcp one.in $@")));
+    let mut run = stepped.place.command(&["package", "--json"]);
+    let outcome = Outcome::of(&run.stdout(fs::File::create(&events).unwrap()).output().unwrap());
+    let text = outcome.bad(4, &["cannot reach any address of other 1", "ways out:"]);
     // The first step may run already; no other one is begun.
     assert!(!stepped.counted().contains(&"two".to_owned()), "{text}");
 }
