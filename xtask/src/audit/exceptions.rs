@@ -31,8 +31,8 @@ pub struct Exception {
     purl: Option<String>,
     /// Why it may be shipped.
     reason: String,
-    /// The last day on which it may: `2027-03-31`.
-    until: String,
+    /// The last day on which it may: `2027-03-31`, as a text or as TOML's own date.
+    until: toml::Value,
     #[serde(skip)]
     day: Date,
 }
@@ -68,10 +68,9 @@ impl Exceptions {
             if one.reason.trim().is_empty() {
                 return Err(format!("the exception for {} needs a reason", one.id));
             }
-            one.day = one
-                .until
-                .parse()
-                .map_err(|_| format!("the exception for {}: \"{}\" is no day such as 2027-03-31", one.id, one.until))?;
+            let until = one.until.as_str().map_or_else(|| one.until.to_string(), str::to_owned);
+            one.day =
+                until.parse().map_err(|_| format!("the exception for {}: \"{until}\" is no day such as 2027-03-31", one.id))?;
         }
         Ok(read)
     }
@@ -128,6 +127,9 @@ mod tests {
         assert_eq!(on("2027-01-01", "GHSA-1", "pkg:npm/y@1.0.0"), Excused::Not);
         assert_eq!(exceptions.unused(&[finding("GHSA-2", "pkg:npm/x@1.0.0")]).count(), 1);
         assert_eq!(exceptions.unused(&[finding("GHSA-1", "pkg:npm/x@1.0.0")]).count(), 0);
+        let as_date = Exceptions::parse(&text("2027-03-31").replace("\"2027-03-31\"", "2027-03-31")).unwrap();
+        assert_eq!(as_date.all[0].day, exceptions.all[0].day);
+        assert!(Exceptions::parse(&text("2027-03-31").replace("\"2027-03-31\"", "7")).unwrap_err().contains("\"7\" is no day"));
         assert!(Exceptions::parse(&text("soon")).unwrap_err().contains("soon"));
         assert!(Exceptions::parse(&text("2027-03-31").replace("not reachable", " ")).unwrap_err().contains("reason"));
     }
