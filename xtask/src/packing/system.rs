@@ -13,6 +13,7 @@ use crate::archive::{self, Format};
 use crate::dirs::Dirs;
 use crate::environment;
 use crate::fingerprint::{self, EntryKind};
+use crate::report::PROJECT;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -138,7 +139,7 @@ impl Product<'_> {
             "section": "admin",
             "priority": "optional",
             "maintainer": MAINTAINER,
-            "vendor": "The dkumonitor project",
+            "vendor": PROJECT,
             "description": DESCRIPTION,
             "license": self.license,
             "provides": [self.name],

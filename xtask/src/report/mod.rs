@@ -24,7 +24,10 @@ use policy::Policy;
 pub const SBOM: &str = "sbom.cdx.json";
 
 /// Part of what a tree is made from: raised whenever the same accounts give other papers.
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "2";
+
+/// Who supplies bundles and answers for what is said of them.
+pub const PROJECT: &str = "The dkumonitor project";
 
 /// How many problems are told at once; each of them has to be looked at anyway.
 const MOST_TOLD: usize = 60;

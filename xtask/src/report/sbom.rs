@@ -5,8 +5,8 @@
 //! with `dkumonitor:` (docs/accounts.md).
 
 use super::papers::{Hashing, Papers, Sequence};
-use super::{Facts, Item, Items, Part, SBOM};
-use crate::account::{Ecosystem, Evidence, Patch};
+use super::{Facts, Item, Items, PROJECT, Part, SBOM};
+use crate::account::{Ecosystem, Evidence, Patch, purl};
 use crate::elf::Version;
 use base64::Engine as _;
 use dkumonitor_interface::manifest::{Component, SourceId};
@@ -61,15 +61,21 @@ fn bill(facts: &Facts<'_>, items: &Items<'_>, serial_number: Option<String>) -> 
     let mut properties = vec![property("platform", &format!("{}-{}", manifest.platform.os, manifest.platform.arch))];
     let floors = facts.parts.iter().filter_map(|part| part.kept.glibc()?.parse::<Version>().ok());
     properties.extend(floors.max().map(|floor| property("glibc", &floor.to_string())));
+    // Who supplies it and who says so: what is asked of every bill of materials (NTIA's minimum elements), beside names, versions and times.
+    let project = json!({ "name": PROJECT });
     let metadata = json!({
         "timestamp": timestamp(facts.epoch),
         "lifecycles": [{ "phase": "build" }],
         "tools": { "components": [{
             "type": "application", "name": "dkumonitor xtask", "version": env!("CARGO_PKG_VERSION"),
         }] },
+        "supplier": project,
+        "manufacturer": project,
         "component": {
             "type": "application",
             "bom-ref": own,
+            "supplier": project,
+            "purl": purl("generic", &name, &manifest.version),
             "name": name,
             "version": manifest.version,
             "properties": properties,

@@ -1,6 +1,6 @@
 //! The bill of materials: that it lists what the bundle holds, is valid by the official schema, and has a text for each package.
 
-use super::{DIST, Outcome, common, name, purls, read, tree, workspace};
+use super::{DIST, Outcome, VERSION, common, name, purls, read, tree, workspace};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,6 +37,9 @@ fn the_bill_lists_what_the_programs_pages_and_locks_say() {
     let crates: BTreeSet<String> = found.iter().filter(|purl| purl.starts_with("pkg:cargo/")).cloned().collect();
     assert!(crates.is_subset(&locked) && crates.len() > 10 && crates.len() < locked.len(), "{crates:#?}");
     assert!(crates.iter().any(|purl| purl.contains("/serde@")) && !crates.iter().any(|purl| purl.contains("/reqwest@")));
+    // Who supplies it, as whoever takes bills of materials in has to know.
+    assert_eq!(bill["metadata"]["supplier"]["name"], "The dkumonitor project");
+    assert_eq!(bill["metadata"]["component"]["purl"], format!("pkg:generic/dkumonitor-ministack@{VERSION}"));
     // Components with their patches and hashes, and what the machine has to have.
     let named = |name: &str| bill["components"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
     let patch = fs::read_to_string(workspace().join("examples/ministack/patches/go-carbon/01-tcp-read-timeout.patch")).unwrap();
