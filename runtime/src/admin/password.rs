@@ -113,7 +113,7 @@ fn tell(home: &Home, service: &Service, how: &PasswordReset, password: &str) -> 
     let output = child.wait_with_output().with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
         let said = [output.stdout, output.stderr].concat();
-        let said = crate::commands::text::harmless(&said).replace(password, "…");
+        let said = crate::text::harmless(&said).replace(password, "…");
         bail!("{program} {}\n{}", child::describe(output.status), said.trim());
     }
     Ok(())

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::text::{harmless, harmless_line, json, shown};
 use super::{exit, interrupt, reread};
 use crate::cli::dkm::{Output, Waiting};
 use crate::clock::span;
@@ -19,6 +18,7 @@ use crate::os::terminal;
 use crate::service::Service;
 use crate::supervise::logs;
 use crate::supervise::state::LAST_WAIT;
+use crate::text::{harmless, harmless_line, json, shown};
 
 /// How many of a failing service's last lines are shown.
 const LAST_LINES: usize = 10;

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::look;
 use super::names::Known;
-use super::text::{harmless_line, json};
 use crate::cli::dkm::Shown;
 use crate::control::ChangeKind;
 use crate::home::Home;
+use crate::text::{harmless_line, json};
 
 /// A service that is defined.
 #[derive(Debug, Serialize)]

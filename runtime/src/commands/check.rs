@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::exit;
 use super::names::Known;
-use super::text::{harmless, json};
 use crate::cli::dkm::Shown;
 use crate::home::{Home, SUPERVISOR};
 use crate::service::Service;
 use crate::supervise::{child, metrics, probe};
+use crate::text::{harmless, json};
 
 /// What came of checking one service.
 #[derive(Debug, Serialize)]

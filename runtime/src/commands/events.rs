@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use super::names::Known;
-use super::text::{harmless_line, json};
 use super::{exit, interrupt, no_supervisor};
 use crate::cli::dkm::Events;
 use crate::clock::utc;
 use crate::control::client::{Conversation, Heard};
 use crate::control::{Event, Reply, Request, Verb, client};
 use crate::home::Home;
+use crate::text::{harmless_line, json};
 
 /// Shows what happened, and with `--follow` what happens.
 ///

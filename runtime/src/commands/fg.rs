@@ -10,13 +10,13 @@ use anyhow::{Result, bail};
 
 use super::follow::{Followed, LOOK};
 use super::names::Known;
-use super::text::shown;
 use super::{events, exit, interrupt, look, no_supervisor};
 use crate::cli::dkm::Named1;
 use crate::control::client::{Conversation, Heard};
 use crate::control::{Reply, Request, Verb, client};
 use crate::home::Home;
 use crate::supervise::logs::stamp;
+use crate::text::shown;
 
 /// Follows a service until Ctrl-C or its end.
 ///

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::text::{LONGEST_LINE, shown};
 use crate::supervise::logs::index::Times;
+use crate::text::{LONGEST_LINE, shown};
 
 /// How often a followed log is looked at.
 pub const LOOK: Duration = Duration::from_millis(100);

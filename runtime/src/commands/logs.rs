@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::follow::{Followed, LOOK};
 use super::names::Known;
-use super::text::{self, shown};
 use super::{exit, interrupt};
 use crate::cli::dkm::Logs;
 use crate::home::Home;
 use crate::supervise::logs::{History, Line, stamp};
+use crate::text::{self, shown};
 
 /// How far back is looked first, in milliseconds, when only the last lines are wanted: mostly that is enough, and the rest need not
 /// be read.

@@ -42,7 +42,6 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod tail;
-pub mod text;
 pub mod top;
 pub mod version;
 pub mod wait;

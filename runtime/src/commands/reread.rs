@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use super::text::{harmless_line, json};
 use super::{act, exit, no_supervisor, request};
 use crate::cli::dkm::{Act, Output};
 use crate::control::{Change, ChangeKind, Reply, Request, Verb, client};
 use crate::home::Home;
+use crate::text::{harmless_line, json};
 
 /// Shows the difference.
 ///

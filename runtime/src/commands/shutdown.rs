@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::names::Known;
-use super::text::json;
 use super::{act, look, no_supervisor, request, stop};
 use crate::cli::dkm::{Output, Shutdown};
 use crate::control::{Reply, Request, Verb, client};
 use crate::home::Home;
 use crate::supervise::child;
+use crate::text::json;
 
 /// How long the supervisor may take to end once nothing runs any more.
 const LAST_TIME: Duration = Duration::from_secs(5);

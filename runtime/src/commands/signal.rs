@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use super::text::{harmless_line, json};
 use super::{exit, no_supervisor};
 use crate::cli::dkm::{Named, Signal};
 use crate::control::{Reply, Request, Verb, client};
 use crate::home::Home;
+use crate::text::{harmless_line, json};
 
 /// Sends a signal.
 ///

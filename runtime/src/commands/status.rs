@@ -8,11 +8,11 @@ use anyhow::Result;
 use super::exit::{FAILED, GOOD, STOPPED, UNDERWAY, UNKNOWN};
 use super::look;
 use super::names::Known;
-use super::text::harmless_line;
 use crate::cli::dkm::Shown;
 use crate::clock::{now_unix, span};
 use crate::control::Status;
 use crate::home::Home;
+use crate::text::harmless_line;
 
 /// Shows what runs.
 ///

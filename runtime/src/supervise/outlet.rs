@@ -19,8 +19,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::logs::stamp;
-use crate::commands::text::{LONGEST_LINE, beginning};
 use crate::home::Home;
+use crate::text::{LONGEST_LINE, beginning};
 
 /// What says to print what services do, as the flag `--forward-logs` does.
 const VARIABLE: &str = "DKM_FORWARD_LOGS";
@@ -144,7 +144,7 @@ impl Outlet {
 
     /// Prints what the supervisor says.
     pub fn say(&self, text: &str) {
-        let text = crate::commands::text::harmless_line(text.as_bytes());
+        let text = crate::text::harmless_line(text.as_bytes());
         self.line(SUPERVISOR, &text, MOST);
     }
 

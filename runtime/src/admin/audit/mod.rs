@@ -13,12 +13,12 @@ use serde_json::json;
 
 use crate::cli::admin;
 use crate::commands::exit;
-use crate::commands::text::{harmless_line, json};
 use crate::home::Home;
 use crate::install::switch;
 use crate::os;
 use crate::service::{Service, Umask, matches};
 use crate::supervise::environment::surroundings;
+use crate::text::{harmless_line, json};
 
 mod folder;
 mod look;

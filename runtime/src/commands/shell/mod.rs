@@ -17,9 +17,9 @@ use ratatui::crossterm::{execute, terminal};
 use unicode_width::UnicodeWidthStr;
 
 use super::names::Known;
-use super::text::harmless_line;
 use super::{complete, interrupt, root};
 use crate::home::{Home, write_renamed};
+use crate::text::harmless_line;
 
 mod editor;
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use ratatui::crossterm::event::{Event, KeyEventKind, poll, read};
 
-use super::text::{harmless_line, shown};
 use super::{look, root};
 use crate::cli::dkm::Top;
 use crate::control::{Reply, Request, Verb, client};
 use crate::home::Home;
 use crate::supervise::logs;
+use crate::text::{harmless_line, shown};
 
 mod view;
 
