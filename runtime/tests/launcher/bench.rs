@@ -1,7 +1,8 @@
 //! A bundle of small helper programs, an installation of it, and the waiting for conditions.
 //!
 //! The helper that listens on a port is this test program itself: called with `HELPER` in its environment, the test
-//! [`helper_entry`] does not return. What only has to do with signals is a line of shell.
+//! [`helper_entry`] does not return. (With one thread, as on a machine of one core, the test's name would begin its first
+//! line.) What only has to do with signals is a line of shell.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -151,7 +152,7 @@ pub fn helper(name: &str, kind: &str) -> Value {
     json!({
         "name": name,
         "types": ["backend"],
-        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture"],
+        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture", "--test-threads=2"],
         "environment": {"HELPER": kind},
         "stop-timeout-s": 5,
         "ready-timeout-s": 90,
@@ -163,7 +164,7 @@ pub fn listener(name: &str, port: &str, after: &[&str]) -> Value {
     json!({
         "name": name,
         "types": ["backend"],
-        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture"],
+        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture", "--test-threads=2"],
         "environment": {"HELPER": "listen", "HELPER_PORT": format!("{{{{ ports.{port} }}}}")},
         "after": after,
         "stop-timeout-s": 5,
@@ -178,7 +179,7 @@ pub fn counter(name: &str, log: &Value) -> Value {
     json!({
         "name": name,
         "types": ["backend"],
-        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture"],
+        "command": ["{{ bundle }}/bin/helper", "bench::helper_entry", "--exact", "--nocapture", "--test-threads=2"],
         "environment": {"HELPER": "count-on", "HELPER_FILE": format!("{{{{ data }}}}/{name}.count")},
         "stop-timeout-s": 5,
         "log": log,
