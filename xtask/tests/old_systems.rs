@@ -282,7 +282,10 @@ fn old_root() -> Option<PathBuf> {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = |inner: &str| folder.path().join(inner);
-    download_old_packages(folder.path(), key);
+    if !download_old_packages(folder.path(), key) {
+        println!("passed over: Debian's servers have {OLD} no more; name the oldest that they have");
+        return None;
+    }
     for inner in ["dev", "opt", "proc", "sys", "tmp", "run", "var/tmp", "var/lib/dpkg"] {
         fs::create_dir_all(path("root").join(inner)).unwrap();
     }
@@ -306,8 +309,9 @@ fn old_root() -> Option<PathBuf> {
     Some(root)
 }
 
-/// Fetches them into `packages`, with nothing of this system's own apt but where it takes packages from.
-fn download_old_packages(folder: &Path, key: &str) {
+/// Fetches them into `packages`, with nothing of this system's own apt but where it takes packages from; no if that has this Debian no more, as
+/// happens to each some day.
+fn download_old_packages(folder: &Path, key: &str) -> bool {
     let path = |inner: &str| folder.join(inner);
     for inner in ["lists/partial", "archives/partial", "packages"] {
         fs::create_dir_all(path(inner)).unwrap();
@@ -329,11 +333,21 @@ fn download_old_packages(folder: &Path, key: &str) {
     ];
     let apt = |words: &[&str]| {
         let mut command = Command::new("apt-get");
-        command.arg("-qq").args(options.iter().flat_map(|option| ["-o", option])).args(words).current_dir(path("packages"));
-        Outcome::of(&command.output().unwrap()).good()
+        command
+            .env("LC_ALL", "C")
+            .arg("-qq")
+            .args(options.iter().flat_map(|option| ["-o", option]))
+            .args(words)
+            .current_dir(path("packages"));
+        Outcome::of(&command.output().unwrap())
     };
-    apt(&["update"]);
-    apt(&[&["download"], OLD_PACKAGES.as_slice()].concat());
+    let updated = apt(&["update"]);
+    if updated.text.contains("does not have a Release file") {
+        return false;
+    }
+    updated.good();
+    apt(&[&["download"], OLD_PACKAGES.as_slice()].concat()).good();
+    true
 }
 
 /// The gate under the old system.
