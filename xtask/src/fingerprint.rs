@@ -3,7 +3,7 @@
 use crate::parallel::on_all_cores;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest, Sha256};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -289,12 +289,19 @@ impl<R: io::Read> io::Read for Hashed<R> {
 /// # Errors
 /// When it cannot be read.
 pub fn hash_file(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
+    Ok(hex(&digest_of::<Sha256>(&File::open(path)?)?))
+}
+
+/// The hash of what is left to read of a file, no more than a piece of which is in memory.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest_of<D: Digest>(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut hash = D::new();
     let mut buffer = vec![0; 128 * 1024];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
+            0 => return Ok(hash.finalize().to_vec()),
             count => hash.update(&buffer[..count]),
         }
     }

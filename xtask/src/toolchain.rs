@@ -10,13 +10,14 @@ pub mod go;
 use crate::dirs::Dirs;
 use crate::environment::Environment;
 use crate::error::{Kind, WithKind as _};
+use crate::fingerprint::digest_of;
 use crate::host::{self, Host, Tool};
 use crate::stack::recipe::{Recipe, Zig};
 use crate::supply::Supply;
 use crate::unpack;
 use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
-use sha2::{Digest as _, Sha256, Sha512};
+use sha2::{Sha256, Sha512};
 use std::path::{Path, PathBuf};
 
 /// A package of the npm registry.
@@ -61,11 +62,13 @@ impl Integrity {
         }
     }
 
-    fn fits(&self, bytes: &[u8]) -> bool {
-        match self {
-            Self::Sha512(hash) => Sha512::digest(bytes).as_slice() == hash,
-            Self::Sha256(hash) => Sha256::digest(bytes).as_slice() == hash,
-        }
+    /// Whether a file has this hash. Archives of node have half a hundred megabytes, so none is read whole.
+    fn fits(&self, path: &Path) -> std::io::Result<bool> {
+        let file = std::fs::File::open(path)?;
+        Ok(match self {
+            Self::Sha512(hash) => digest_of::<Sha512>(&file)? == *hash,
+            Self::Sha256(hash) => digest_of::<Sha256>(&file)? == *hash,
+        })
     }
 }
 
@@ -178,9 +181,11 @@ impl Registry<'_> {
         let Package { name, version, integrity } = package;
         let folder = self.dirs.packages();
         let target = folder.join(format!("{}.tgz", package.plain_name()));
-        let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-        let is_right = |bytes: &[u8]| integrity.as_ref().is_none_or(|integrity| integrity.fits(bytes));
-        if target.is_file() && is_right(&read(&target)?) {
+        let is_right = |path: &Path| {
+            let fits = integrity.as_ref().map_or(Ok(true), |integrity| integrity.fits(path));
+            fits.with_context(|| format!("cannot read {}", path.display()))
+        };
+        if target.is_file() && is_right(&target)? {
             self.supply.note_package(&target);
             return Ok(target);
         }
@@ -191,7 +196,7 @@ impl Registry<'_> {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let draft = tempfile::Builder::new().prefix(".npm-").tempdir_in(&folder)?;
         let archive = self.npm_pack(name, version, draft.path())?;
-        if !is_right(&read(&archive)?) {
+        if !is_right(&archive)? {
             return Err(Kind::Integrity
                 .error(format!("the package {name}@{version} is not the one that was pinned (its hash differs)")));
         }
@@ -314,9 +319,13 @@ mod tests {
         // `printf hello | openssl dgst -sha512 -binary | base64`, and sha256sum of the same.
         let base64 = "sha512-m3HSJL1i83hdltRq0+o9czGb+8KJDKra4t/3JRlnPKcjI8PZm6XBHXx6zG4UuMXaDEZjR1wuXDre9G9zvN7AQw==";
         let hex = "sha256.2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let folder = tempfile::tempdir().unwrap();
+        let [right, wrong] = ["hello", "hullo"].map(|name| folder.path().join(name));
+        std::fs::write(&right, "hello").unwrap();
+        std::fs::write(&wrong, "hullo").unwrap();
         for text in [base64, hex] {
             let integrity = Integrity::parse(text).unwrap();
-            assert!(integrity.fits(b"hello") && !integrity.fits(b"hullo"), "{text}");
+            assert!(integrity.fits(&right).unwrap() && !integrity.fits(&wrong).unwrap(), "{text}");
         }
         assert_eq!(Integrity::parse("sha512-short"), None);
         assert_eq!(Integrity::parse("md5-xx"), None);

@@ -1,17 +1,40 @@
 //! Members of zip archives, read one by one and checked by the sums that the archive has of them.
 //!
-//! Promises: nothing is written anywhere, and no member is read beyond the bound that the caller gives. A name twice, a name that
-//! leads out and a member that is not as the archive says are errors.
+//! Promises: nothing is written anywhere, and no member is read beyond the bound that the caller gives. Of an archive in a file
+//! no more than its list is in memory. A name twice, a name that leads out and a member that is not as the archive says are
+//! errors.
 
 use anyhow::Context as _;
 use rawzip::time::ZipDateTimeKind;
-use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive};
+use rawzip::{
+    CompressionMethod, FileReader, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, ReaderAt, ZipArchive, ZipArchiveEntryWayfinder,
+    ZipLocator,
+};
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{self, BufReader, Read as _};
 
-/// An archive in memory, and where its members are.
+/// How much of a member is read at once.
+const PIECE: usize = 64 * 1024;
+
+/// Where an archive's bytes are.
+enum Bytes<'a> {
+    Memory(&'a [u8]),
+    File(FileReader),
+}
+
+impl ReaderAt for Bytes<'_> {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::Memory(bytes) => <[u8] as ReaderAt>::read_at(bytes, into, offset),
+            Self::File(file) => file.read_at(into, offset),
+        }
+    }
+}
+
+/// An archive, and where its members are.
 pub struct Zip<'a> {
-    archive: ZipSliceArchive<&'a [u8]>,
+    archive: ZipArchive<Bytes<'a>>,
     members: BTreeMap<String, Member>,
     order: Vec<String>,
 }
@@ -37,15 +60,31 @@ impl Member {
     }
 }
 
+impl Zip<'static> {
+    /// Reads the list of members of an archive in a file, which must stay as it is.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no zip, or its list is none that an honest program writes.
+    pub fn of_file(file: File) -> anyhow::Result<Self> {
+        let length = file.metadata()?.len();
+        Self::of(Bytes::File(file.into()), length)
+    }
+}
+
 impl<'a> Zip<'a> {
-    /// Reads the list of members.
+    /// Reads the list of members of an archive in memory.
     ///
     /// # Errors
     /// When it is no zip, or its list is none that an honest program writes.
     pub fn new(bytes: &'a [u8]) -> anyhow::Result<Self> {
-        let archive = ZipArchive::from_slice(bytes)?;
+        Self::of(Bytes::Memory(bytes), bytes.len() as u64)
+    }
+
+    fn of(bytes: Bytes<'a>, length: u64) -> anyhow::Result<Self> {
+        let mut buffer = vec![0; MAX_CENTRAL_DIRECTORY_RECORD_SIZE];
+        let archive = ZipLocator::new().locate_in_reader(bytes, &mut buffer, length).map_err(|(_, error)| error)?;
         let (mut members, mut order) = (BTreeMap::new(), Vec::new());
-        let mut entries = archive.entries();
+        let mut entries = archive.entries(&mut buffer);
         while let Some(entry) = entries.next_entry()? {
             let name = String::from_utf8_lossy(entry.file_path().as_ref()).into_owned();
             anyhow::ensure!(!leads_out(&name), "its member \"{}\" leads out of it", name.escape_debug());
@@ -80,9 +119,11 @@ impl<'a> Zip<'a> {
         let cannot = || format!("cannot unpack its member {name}");
         let entry = self.archive.get_entry(member.at).with_context(cannot)?;
         match member.method {
-            CompressionMethod::STORE => entry.verifying_reader(entry.data()).take(most).read_to_end(&mut content),
+            CompressionMethod::STORE => entry.verifying_reader(entry.reader()).take(most).read_to_end(&mut content),
             CompressionMethod::DEFLATE => {
-                let inflate = flate2::bufread::DeflateDecoder::new(entry.data());
+                let size = usize::try_from(member.at.compressed_size_hint()).map_or(PIECE, |size| size.clamp(1, PIECE));
+                let packed = BufReader::with_capacity(size, entry.reader());
+                let inflate = flate2::bufread::DeflateDecoder::new(packed);
                 entry.verifying_reader(inflate).take(most).read_to_end(&mut content)
             }
             _ => anyhow::bail!("its member {name} is packed in a way that is not known"),
@@ -126,6 +167,12 @@ pub(crate) mod tests {
         assert_eq!(good.read("a/b.txt", 100).unwrap(), b"one");
         assert_eq!(good.read("c.txt", 3).unwrap(), b"two");
         assert!(good.read("d.txt", 3).unwrap_err().to_string().contains("holds no d.txt"));
+        // And of a file alike.
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let same = Zip::of_file(file).unwrap();
+        assert_eq!(same.order(), good.order());
+        assert_eq!((same.read("a/b.txt", 100).unwrap(), same.read("c.txt", 3).unwrap()), (b"one".to_vec(), b"two".to_vec()));
         let refused = |members: &[(&str, &str)]| Zip::new(&zip(members)).map(|_| ()).unwrap_err().to_string();
         assert!(refused(&[("a", "x"), ("a", "y")]).contains("\"a\" twice"));
         for name in ["../x", "/x", "a/../../x", "a\\x"] {

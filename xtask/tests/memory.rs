@@ -3,9 +3,12 @@
 
 mod common;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use common::{Place, noise, sha256, tar_gz};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha512};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -157,4 +160,44 @@ fn packing_a_stack_of_thousands_of_packages_on_many_cores_takes_no_more_than_pro
         assert_eq!(texts.matches("somebody of number").count(), NPM + GO);
         assert!(place.archive().with_extension(form).metadata().unwrap().len() > 8 * 1024 * 1024);
     }
+}
+
+/// This system, as npm calls it.
+const OS: &str = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
+
+/// `npm`, as far as it is asked for its version: what children hold counts in a [`peak`], and a real one holds as much as xtask may.
+const NPM_PROGRAM: &str = "#!/bin/sh\necho 10.9.2\n";
+
+#[test]
+fn exporting_a_node_of_half_a_hundred_megabytes_takes_no_more_than_promised() {
+    let place = Place::new();
+    // Both the component's source and the package that holds node: whatever is copied, hashed or unpacked is as long.
+    let archive = tar_gz(&[("thing/package.json", "{\"name\": \"thing\"}"), ("thing/bin/node", &noise(64 * 1024 * 1024))]);
+    assert!(archive.len() > 40 * 1024 * 1024, "{} bytes", archive.len());
+    let path = place.write("files/thing-1.tar.gz", &archive);
+    place.one_component(&[format!("file://{}", path.display()).replace(' ', "%20")], &archive);
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    let platform = format!("{OS}-{arch}");
+    let kind = if platform == "darwin-arm64" { "node-bin" } else { "node" };
+    let package = format!("packages/{kind}-{platform}-1.2.3.tgz");
+    place.write(&format!("build/cache/{package}"), &archive);
+    let integrity = BASE64.encode(Sha512::digest(&archive));
+    // Of a version that no machine has, so that the package is wanted; nothing is fetched for the step, and it is not run.
+    let recipe = format!(
+        "summary = \"x\"\n[toolchain]\nnode = \"1.2\"\n[toolchain.node-package]\nversion = \"1.2.3\"\n\
+         integrity = {{ {platform} = \"sha512-{integrity}\" }}\n[[step]]\nname = \"build\"\n[step.node]\nrun = [\"build\"]\n\
+         [[install]]\nfrom = \"src/out.txt\"\nto = \"share/out.txt\"\n"
+    );
+    place.write("stack/recipes/thing.toml", recipe);
+    let npm = place.write("programs/npm", NPM_PROGRAM);
+    fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
+    let programs = format!("PATH={}", npm.parent().unwrap().display());
+    let mirror = place.path("mirror");
+    let command = place.command(&["vendor-export", mirror.to_str().unwrap()]);
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_str().unwrap());
+    let held = peak(&["env", &programs].into_iter().chain(words).collect::<Vec<_>>());
+    assert!(held < MOST, "{held} bytes");
+    assert!(fs::read(mirror.join(&package)).unwrap() == archive, "{package} is another one");
+    let index: Value = serde_json::from_slice(&fs::read(mirror.join("mirror.json")).unwrap()).unwrap();
+    assert_eq!((&index["complete"], &index["files"][&package]["sha256"]), (&json!(true), &json!(sha256(&archive))));
 }

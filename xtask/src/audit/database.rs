@@ -7,6 +7,7 @@ use crate::zip::Zip;
 use anyhow::Context as _;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
@@ -44,11 +45,11 @@ pub fn read(path: &Path, wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow:
         }
     }
     let parts = parallel::each_on(parallel::cores(), &files, |file| {
-        let bytes = std::fs::read(file).kind(Kind::Usage, || format!("cannot read {}", file.display()))?;
+        let cannot = || format!("cannot read {}", file.display());
         let read = if file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip")) {
-            of_zip(&bytes, wanted)
+            of_zip(File::open(file).kind(Kind::Usage, cannot)?, wanted)
         } else {
-            of_json(&bytes, wanted)
+            of_json(&std::fs::read(file).kind(Kind::Usage, cannot)?, wanted)
         };
         read.kind(Kind::Usage, || format!("cannot use {} as advisories of OSV", file.display()))
     })?;
@@ -72,8 +73,8 @@ fn of_json(bytes: &[u8], wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow:
     Ok(Database { advisories: all.into_iter().filter(|advisory| advisory.is_wanted(wanted)).collect(), total })
 }
 
-fn of_zip(bytes: &[u8], wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow::Result<Database> {
-    let zip = Zip::new(bytes)?;
+fn of_zip(file: File, wanted: &BTreeMap<String, BTreeSet<String>>) -> anyhow::Result<Database> {
+    let zip = Zip::of_file(file)?;
     let names: Vec<&String> = zip.members().keys().filter(|name| name.to_ascii_lowercase().ends_with(".json")).collect();
     let parts = parallel::each_on(parallel::cores(), &names, |name| {
         of_json(&zip.read(name, LONGEST)?, wanted).with_context(|| format!("{name} is no advisory"))

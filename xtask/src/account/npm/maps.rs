@@ -4,8 +4,13 @@ use super::{MODULES, Place};
 use crate::error::{Kind, WithKind as _};
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::{Component, Path, PathBuf};
 use walkdir::WalkDir;
+
+/// How much of a map is read at once.
+const PIECE: usize = 64 * 1024;
 
 /// A source map, as far as it matters.
 #[derive(Deserialize)]
@@ -28,9 +33,9 @@ pub fn named<T: Ord + Send>(place: &Place, package: impl Fn(&str, &Path) -> Opti
     }
     let maps: Vec<PathBuf> = maps.into_iter().collect();
     let named = crate::parallel::each_on(crate::parallel::cores(), &maps, |path| {
-        let text = std::fs::read(path).kind(Kind::Stage, || format!("cannot read {}", path.display()))?;
-        // Not everything that is called so is a source map.
-        let Ok(map) = serde_json::from_slice::<Map>(&text) else { return Ok(BTreeSet::new()) };
+        let Some(map) = read(path).kind(Kind::Stage, || format!("cannot read {}", path.display()))? else {
+            return Ok(BTreeSet::new());
+        };
         let base = path.parent().unwrap_or(&place.root);
         let packages = map.sources.iter().flatten().filter_map(|source| {
             // What stands behind these are loaders' words and hashes.
@@ -39,6 +44,16 @@ pub fn named<T: Ord + Send>(place: &Place, package: impl Fn(&str, &Path) -> Opti
         Ok(packages.collect::<BTreeSet<_>>())
     })?;
     Ok(named.into_iter().flatten().collect())
+}
+
+/// Reads a map, without what is of no use here in memory: maps hold the sources themselves. None where it is no source map: not
+/// everything that is called so is one.
+fn read(path: &Path) -> io::Result<Option<Map>> {
+    match serde_json::from_reader(BufReader::with_capacity(PIECE, File::open(path)?)) {
+        Ok(map) => Ok(Some(map)),
+        Err(error) if error.is_io() => Err(error.into()),
+        Err(_) => Ok(None),
+    }
 }
 
 /// A source's path, and whether it was given as an address: `webpack://name/./node_modules/x` counts from the folder that the

@@ -13,11 +13,12 @@ use super::locator::{self, Reference};
 use super::lock::{Lock, Pinned};
 use super::{Found, MODULES, Place, changes, maps};
 use crate::error::{Kind, WithKind as _};
-use crate::fingerprint::hex;
+use crate::fingerprint::{digest_of, hex};
 use crate::zip::Zip;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha512};
+use sha2::Sha512;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The table in a script, as Yarn writes it unless it is told otherwise.
@@ -345,16 +346,16 @@ impl Table {
 /// Does something with a zip of Yarn's cache that is the one that the lock pins.
 fn read_zip<T>(path: &Path, pinned: Option<&Pinned>, work: impl FnOnce(&Zip<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let read = || -> anyhow::Result<T> {
-        let size = path.metadata()?.len();
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
         anyhow::ensure!(size <= LARGEST, "it has {size} bytes");
-        let bytes = std::fs::read(path)?;
         // `10c0/<hash>`: before the hash stands how the cache is packed.
         let sum = pinned.and_then(|pinned| pinned.sum.as_deref()).map(|sum| sum.rsplit('/').next().unwrap_or(sum));
         if let Some(sum) = sum.filter(|sum| sum.len() == 128) {
-            let found = hex(&Sha512::digest(&bytes));
+            let found = hex(&digest_of::<Sha512>(&file)?);
             anyhow::ensure!(found == sum, "it is not the one that yarn.lock pins (checksum {sum}), but has {found}");
         }
-        work(&Zip::new(&bytes)?)
+        work(&Zip::of_file(file)?)
     };
     read().kind(Kind::Stage, || format!("cannot use {} of Yarn's cache", path.display()))
 }

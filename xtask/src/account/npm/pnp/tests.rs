@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::zip::tests::zip;
+use sha2::Digest as _;
 use std::fs;
 
 /// A project with a table of this and packages in zips; `own` is what lies in the source.
