@@ -155,7 +155,8 @@ fn packing_a_stack_of_thousands_of_packages_on_many_cores_takes_no_more_than_pro
         let held = peak(&words);
         assert!(held < MOST, "{form}: {held} bytes");
         let bill = fs::read_to_string(place.tree().join("sbom.cdx.json")).unwrap();
-        assert_eq!(bill.matches("\"purl\": \"pkg:").count(), NPM + GO);
+        let listed = |kind: &str| bill.matches(&format!("\"purl\": \"pkg:{kind}/")).count();
+        assert_eq!((listed("npm"), listed("golang")), (NPM, GO));
         let texts = fs::read_to_string(place.tree().join("licenses/THIRD-PARTY.txt")).unwrap();
         assert_eq!(texts.matches("somebody of number").count(), NPM + GO);
         assert!(place.archive().with_extension(form).metadata().unwrap().len() > 8 * 1024 * 1024);
