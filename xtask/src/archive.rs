@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 mod add;
 mod blocks;
 mod cache;
+pub mod content;
 mod format;
 mod output;
 pub mod read;

@@ -14,12 +14,9 @@ use object::read::{ReadCache, ReadRef};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::Read as _;
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// No program is looked into that is larger, in bytes.
-const LARGEST: u64 = 4 * 1024 * 1024 * 1024;
 
 /// What a program or library wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,22 +116,17 @@ impl fmt::Display for Version {
     }
 }
 
-/// Whether a file that begins so is a program or library that [`parse`] knows.
-pub fn is_binary(head: &[u8]) -> bool {
-    is_elf(head) || macho::is_mach_o(head)
-}
-
 fn is_elf(head: &[u8]) -> bool {
     head.starts_with(&elf::ELFMAG)
 }
 
-/// Reads the whole content of a file; none where it is no program or library.
+/// Looks at the whole content of a file; none where it is no program or library.
 ///
 /// # Errors
 /// Why a file that looks like one cannot be understood.
 pub fn parse(data: &[u8]) -> anyhow::Result<Option<Binary>> {
     if macho::is_mach_o(data) {
-        return mach_o(data).map(Some).context("it looks like a Mach-O file, but it cannot be understood");
+        return mach_o(Cursor::new(data)).map(Some).context("it looks like a Mach-O file, but it cannot be understood");
     }
     if !is_elf(data) {
         return Ok(None);
@@ -151,24 +143,31 @@ fn any_elf<'d, R: ReadRef<'d>>(data: R, class: Option<&u8>) -> anyhow::Result<Bi
     read.context("it looks like an ELF file, but it cannot be understood")
 }
 
-/// Reads the file at a path; none where it is no program or library. Of other files only the first bytes are read, and of ELF files what tells
-/// of them: they may be large.
+/// Reads the file at a path as [`parse_from`] does; none where it is no program or library.
 ///
 /// # Errors
 /// When it cannot be read or understood.
 pub fn read(path: &Path) -> anyhow::Result<Option<Binary>> {
     let cannot = || format!("cannot read {}", path.display());
-    let file = std::fs::File::open(path).with_context(cannot)?;
-    let mut data = Vec::new();
-    (&file).take(8).read_to_end(&mut data).with_context(cannot)?;
-    if !is_binary(&data) {
+    parse_from(std::fs::File::open(path).with_context(cannot)?).with_context(cannot)
+}
+
+/// As [`parse`], without all of it in memory: of files that are neither only the first bytes are read, of programs what tells of them, and all pages
+/// that are signed, one after the other.
+///
+/// # Errors
+/// As [`parse`]; also when it cannot be read.
+pub fn parse_from(mut file: impl Read + Seek) -> anyhow::Result<Option<Binary>> {
+    let mut head = Vec::new();
+    file.by_ref().take(8).read_to_end(&mut head)?;
+    if is_elf(&head) {
+        return any_elf(&ReadCache::new(file), head.get(4)).map(Some);
+    }
+    if !macho::is_mach_o(&head) {
         return Ok(None);
     }
-    if is_elf(&data) {
-        return any_elf(&ReadCache::new(file), data.get(4)).map(Some).with_context(cannot);
-    }
-    (&file).take(LARGEST).read_to_end(&mut data).with_context(cannot)?;
-    parse(&data).with_context(cannot)
+    file.seek(SeekFrom::Start(0))?;
+    mach_o(file).map(Some).context("it looks like a Mach-O file, but it cannot be understood")
 }
 
 /// All programs and libraries in a tree, by their paths relative to it, sorted. Links are not followed.
@@ -235,8 +234,8 @@ fn elf_of<'d, Header: FileHeader<Endian = Endianness>, R: ReadRef<'d>>(data: R) 
     Ok(binary)
 }
 
-fn mach_o(data: &[u8]) -> anyhow::Result<Binary> {
-    let images = macho::images(data)?;
+fn mach_o(file: impl Read + Seek) -> anyhow::Result<Binary> {
+    let images = macho::images(file)?;
     let mut binary = Binary::default();
     let arches: Vec<&str> = images.iter().map(|image| image.arch.as_str()).collect();
     binary.arch = arches.join("+");

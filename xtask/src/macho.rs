@@ -9,12 +9,16 @@
 use anyhow::{Context as _, anyhow, bail, ensure};
 use object::endian::{BigEndian, Endianness};
 use object::macho;
-use object::read::ReadRef as _;
 use object::read::macho::{FatArch, LoadCommandVariant, MachHeader, MachOFatFile};
-use sha2::{Digest as _, Sha256, Sha384};
+use object::read::{ReadCache, ReadRef};
+use sha2::{Digest, Sha256, Sha384};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 
 /// No signature has more parts.
 const MOST_PARTS: usize = 100;
+
+/// So much of a file is read at a time, in bytes.
+const BUFFER: usize = 128 * 1024;
 
 /// One program or library. A file holds several of them where it is for several processors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,32 +87,91 @@ pub fn is_mach_o(head: &[u8]) -> bool {
     }
 }
 
-/// Reads the whole content of a file: its images, of which there is at least one.
+/// Reads a file: its images, of which there is at least one. Of what is signed a page is in memory at a time.
 ///
 /// # Errors
 /// Why it cannot be understood.
-pub fn images(data: &[u8]) -> anyhow::Result<Vec<Image>> {
-    let images = match data.first_chunk() {
-        Some([0xca, 0xfe, 0xba, 0xbe]) => fat::<macho::FatArch32>(data)?,
-        Some([0xca, 0xfe, 0xba, 0xbf]) => fat::<macho::FatArch64>(data)?,
-        _ => vec![thin(data)?],
+pub fn images(file: impl Read + Seek) -> anyhow::Result<Vec<Image>> {
+    let cache = ReadCache::new(file);
+    let parts = match cache.read_bytes_at(0, 4) {
+        Ok([0xca, 0xfe, 0xba, 0xbe]) => fat::<macho::FatArch32>(&cache)?,
+        Ok([0xca, 0xfe, 0xba, 0xbf]) => fat::<macho::FatArch64>(&cache)?,
+        _ => vec![(0, length(&cache)?)],
     };
-    ensure!(!images.is_empty(), "it holds no program");
-    Ok(images)
+    let thin = |(from, size)| thin(from, cache.range(from, size));
+    let found = parts.into_iter().map(thin).collect::<anyhow::Result<Vec<_>>>()?;
+    ensure!(!found.is_empty(), "it holds no program");
+    let mut file = cache.into_inner();
+    Ok(found.into_iter().map(|found| found.checked(&mut file)).collect())
 }
 
-fn fat<Fat: FatArch>(data: &[u8]) -> anyhow::Result<Vec<Image>> {
-    MachOFatFile::<Fat>::parse(data)?.arches().iter().map(|arch| thin(arch.data(data)?)).collect()
+fn length<S: Read + Seek>(cache: &ReadCache<S>) -> anyhow::Result<u64> {
+    cache.len().map_err(|()| anyhow!("it cannot be read"))
 }
 
-fn thin(data: &[u8]) -> anyhow::Result<Image> {
-    match data.first_chunk::<4>() {
-        Some([0xcf, ..] | [.., 0xcf]) => image::<macho::MachHeader64<Endianness>>(data),
-        _ => image::<macho::MachHeader32<Endianness>>(data),
+/// Where its images lie, and how large they are.
+fn fat<Fat: FatArch>(cache: &ReadCache<impl Read + Seek>) -> anyhow::Result<Vec<(u64, u64)>> {
+    let end = length(cache)?;
+    let parts: Vec<_> = MachOFatFile::<Fat>::parse(cache)?.arches().iter().map(Fat::file_range).collect();
+    let is_in_it = |(from, size): &(u64, u64)| from.checked_add(*size).is_some_and(|to| to <= end);
+    ensure!(parts.iter().all(is_in_it), "Invalid fat arch offset or size");
+    Ok(parts)
+}
+
+fn thin<'d>(from: u64, data: impl ReadRef<'d>) -> anyhow::Result<Found> {
+    let (image, signature) = match data.read_bytes_at(0, 4) {
+        Ok([0xcf, ..] | [.., 0xcf]) => image::<macho::MachHeader64<Endianness>>(data)?,
+        _ => image::<macho::MachHeader32<Endianness>>(data)?,
+    };
+    let size = data.len().map_err(|()| anyhow!("it cannot be read"))?;
+    Ok(Found { image, from, size, signature })
+}
+
+/// An image whose signature is to be checked yet.
+struct Found {
+    image: Image,
+    /// Where it begins, and how large it is.
+    from: u64,
+    size: u64,
+    /// Where its signature begins in it, and how large that is.
+    signature: Option<(u64, u64)>,
+}
+
+impl Found {
+    fn checked(mut self, file: &mut (impl Read + Seek)) -> Image {
+        if let Some((at, size)) = self.signature {
+            let mut bytes = Bytes { file, from: self.from, size: self.size };
+            let checked = check(&mut bytes, at, size);
+            self.image.signature = checked.map_or_else(|why| Signature::Bad(format!("{why:#}")), |()| Signature::Good);
+        }
+        self.image
     }
 }
 
-fn image<Header: MachHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<Image> {
+/// The bytes of an image.
+struct Bytes<'f, S> {
+    file: &'f mut S,
+    from: u64,
+    size: u64,
+}
+
+impl<S: Read + Seek> Bytes<'_, S> {
+    /// Those from one place in it to another, to be read one after the other; none where it has no such places.
+    fn between(&mut self, at: u64, to: u64) -> Option<impl Read> {
+        (at <= to && to <= self.size).then_some(())?;
+        self.file.seek(SeekFrom::Start(self.from + at)).ok()?;
+        Some(BufReader::with_capacity(BUFFER, self.file.by_ref().take(to - at)))
+    }
+
+    fn get(&mut self, at: u64, size: u64) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.between(at, at.checked_add(size)?)?.read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 == size).then_some(bytes)
+    }
+}
+
+/// An image, and where its signature lies in it.
+fn image<'d, Header: MachHeader<Endian = Endianness>>(data: impl ReadRef<'d>) -> anyhow::Result<(Image, Option<(u64, u64)>)> {
     let header = Header::parse(data, 0)?;
     let endian = header.endian()?;
     let arch = match header.cputype(endian) {
@@ -121,7 +184,7 @@ fn image<Header: MachHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result
         macho::MH_DYLIB | macho::MH_BUNDLE => Role::Library,
         _ => Role::Other,
     };
-    let mut image = Image { arch, role, ..Image::default() };
+    let (mut image, mut signature) = (Image { arch, role, ..Image::default() }, None);
     let mut commands = header.load_commands(endian, data, 0)?;
     while let Some(command) = commands.next()? {
         let string = |text| command.string(endian, text).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
@@ -139,14 +202,12 @@ fn image<Header: MachHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result
                 image.is_for(system(platform, version.version.get(endian).0));
             }
             LoadCommandVariant::LinkeditData(part) if command.cmd() == macho::LC_CODE_SIGNATURE => {
-                let (at, size) = (part.dataoff.get(endian) as usize, part.datasize.get(endian) as usize);
-                image.signature =
-                    check(data, at, size).map_or_else(|why| Signature::Bad(format!("{why:#}")), |()| Signature::Good);
+                signature = Some((part.dataoff.get(endian).into(), part.datasize.get(endian).into()));
             }
             _ => {}
         }
     }
-    Ok(image)
+    Ok((image, signature))
 }
 
 impl Image {
@@ -170,9 +231,10 @@ fn system(platform: macho::Platform, version: u32) -> System {
 }
 
 /// Checks the code signature that lies at these bytes.
-fn check(data: &[u8], at: usize, size: usize) -> anyhow::Result<()> {
+fn check(bytes: &mut Bytes<'_, impl Read + Seek>, at: u64, size: u64) -> anyhow::Result<()> {
     let is_cut = || anyhow!("it is cut short");
-    let signature = data.get(at..).and_then(|rest| rest.get(..size)).with_context(is_cut)?;
+    let signature = bytes.get(at, size).with_context(is_cut)?;
+    let signature = signature.as_slice();
     let head = signature.read_at::<macho::CsSuperBlob>(0).map_err(|()| is_cut())?;
     ensure!(head.magic.get(BigEndian) == macho::CSMAGIC_EMBEDDED_SIGNATURE, "it does not begin as one");
     let count = head.count.get(BigEndian) as usize;
@@ -187,7 +249,7 @@ fn check(data: &[u8], at: usize, size: usize) -> anyhow::Result<()> {
     let is_directory = |slot: macho::CsSlot| slot == macho::CSSLOT_CODEDIRECTORY || slot.is_alternate_codedirectory();
     let mut checked = false;
     for (_, directory) in blobs.iter().filter(|(slot, _)| is_directory(*slot)) {
-        checked |= check_directory(directory, &data[..at], &blobs)?;
+        checked |= check_directory(directory, bytes, at, &blobs)?;
     }
     ensure!(checked, "it has no hashes of a kind that today's systems take");
     Ok(())
@@ -195,7 +257,12 @@ fn check(data: &[u8], at: usize, size: usize) -> anyhow::Result<()> {
 
 /// Checks one list of hashes, of the code before the signature and of the signature's other parts; whether they are of a kind that is
 /// known here.
-fn check_directory(directory: &[u8], code: &[u8], blobs: &[(macho::CsSlot, &[u8])]) -> anyhow::Result<bool> {
+fn check_directory(
+    directory: &[u8],
+    bytes: &mut Bytes<'_, impl Read + Seek>,
+    end: u64,
+    blobs: &[(macho::CsSlot, &[u8])],
+) -> anyhow::Result<bool> {
     let is_cut = || anyhow!("its list of hashes is cut short");
     let head = directory.read_at::<macho::CsCodeDirectoryV0>(0).map_err(|()| is_cut())?;
     ensure!(head.magic.get(BigEndian) == macho::CSMAGIC_CODEDIRECTORY, "its list of hashes does not begin as one");
@@ -208,21 +275,23 @@ fn check_directory(directory: &[u8], code: &[u8], blobs: &[(macho::CsSlot, &[u8]
     let (from, slots) = (head.hash_offset.get(BigEndian) as usize, head.n_code_slots.get(BigEndian) as usize);
     let told = |at: Option<usize>| at.and_then(|at| directory.get(at..)?.get(..size)).with_context(is_cut);
     let limit = limit(directory, head);
-    ensure!(limit == code.len() as u64, "it is for {limit} bytes, and {} lie before it", code.len());
+    ensure!(limit == end, "it is for {limit} bytes, and {end} lie before it");
     let page = match head.page_size {
-        0 => code.len().max(1),
+        0 => end.max(1),
         bits @ 1..=30 => 1 << bits,
         bits => bail!("its pages are of 2^{bits} bytes"),
     };
-    ensure!(code.len().div_ceil(page) == slots, "it has {slots} hashes for {} pages", code.len().div_ceil(page));
-    for (number, content) in code.chunks(page).enumerate() {
-        let is_right = told(number.checked_mul(size).and_then(|at| at.checked_add(from)))? == hash(kind, size, content)?;
-        ensure!(is_right, "the page at byte {} is not what it was when it was signed", number * page);
+    ensure!(end.div_ceil(page) == slots as u64, "it has {slots} hashes for {} pages", end.div_ceil(page));
+    let mut code = bytes.between(0, end).with_context(is_cut)?;
+    for number in 0..slots {
+        let told = told(number.checked_mul(size).and_then(|at| at.checked_add(from)))?;
+        let is_right = told == hash(kind, size, code.by_ref().take(page))?;
+        ensure!(is_right, "the page at byte {} is not what it was when it was signed", number as u64 * page);
     }
     let specials = head.n_special_slots.get(BigEndian);
     for (slot, blob) in blobs.iter().filter(|(slot, _)| (1..=specials).contains(&slot.0)) {
         let at = (slot.0 as usize).checked_mul(size).and_then(|before| from.checked_sub(before));
-        ensure!(told(at)? == hash(kind, size, blob)?, "its own part {} is not what it was when it was signed", slot.0);
+        ensure!(told(at)? == hash(kind, size, *blob)?, "its own part {} is not what it was when it was signed", slot.0);
     }
     Ok(true)
 }
@@ -238,16 +307,26 @@ fn limit(directory: &[u8], head: &macho::CsCodeDirectoryV0) -> u64 {
     }
 }
 
-fn hash(kind: macho::CsHashType, size: usize, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+fn hash(kind: macho::CsHashType, size: usize, bytes: impl Read) -> anyhow::Result<Vec<u8>> {
     let (mut hash, long) = match kind {
-        macho::CS_HASHTYPE_SHA256 => (Sha256::digest(bytes).to_vec(), 32),
-        macho::CS_HASHTYPE_SHA256_TRUNCATED => (Sha256::digest(bytes).to_vec(), 20),
-        macho::CS_HASHTYPE_SHA384 => (Sha384::digest(bytes).to_vec(), 48),
+        macho::CS_HASHTYPE_SHA256 => (digest::<Sha256>(bytes)?, 32),
+        macho::CS_HASHTYPE_SHA256_TRUNCATED => (digest::<Sha256>(bytes)?, 20),
+        macho::CS_HASHTYPE_SHA384 => (digest::<Sha384>(bytes)?, 48),
         other => bail!("its hashes are of the unknown kind {}", other.0),
     };
     ensure!(size == long, "its hashes have {size} bytes, and should have {long}");
     hash.truncate(long);
     Ok(hash)
+}
+
+fn digest<D: Digest>(mut bytes: impl Read) -> anyhow::Result<Vec<u8>> {
+    let (mut hash, mut buffer) = (D::new(), [0; 4096]);
+    loop {
+        match bytes.read(&mut buffer)? {
+            0 => return Ok(hash.finalize().to_vec()),
+            count => hash.update(&buffer[..count]),
+        }
+    }
 }
 
 #[cfg(test)]

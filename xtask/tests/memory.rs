@@ -4,7 +4,8 @@
 mod common;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
-use common::{Place, noise, sha256, tar_gz};
+use common::repacked::Unpacked;
+use common::{Outcome, Place, noise, sha256, tar_gz};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 use std::fs;
@@ -201,4 +202,38 @@ fn exporting_a_node_of_half_a_hundred_megabytes_takes_no_more_than_promised() {
     assert!(fs::read(mirror.join(&package)).unwrap() == archive, "{package} is another one");
     let index: Value = serde_json::from_slice(&fs::read(mirror.join("mirror.json")).unwrap()).unwrap();
     assert_eq!((&index["complete"], &index["files"][&package]["sha256"]), (&json!(true), &json!(sha256(&archive))));
+}
+
+/// A program of 80 MiB, more than xtask may hold: what tells of it, and behind that what becomes smaller.
+fn large_program() -> Vec<u8> {
+    let mut program = bytes(1024 * 1024, 7).repeat(80);
+    if cfg!(target_os = "linux") {
+        let machine = if std::env::consts::ARCH == "aarch64" { 183 } else { 62 };
+        let mut head = [0_u8; 64];
+        head[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+        (head[16], head[18], head[20], head[52], head[54], head[58]) = (2, machine, 1, 64, 56, 64);
+        program[..64].copy_from_slice(&head);
+    }
+    program
+}
+
+#[test]
+fn looking_at_a_program_that_is_larger_than_that_takes_no_more_than_promised() {
+    let place = Place::new();
+    let archive = tar_gz(&[("thing/hello.txt", "hello")]);
+    let path = place.write("mirror/thing-1.tar.gz", &archive);
+    place.one_component(&[format!("file://{}", path.display()).replace(' ', "%20")], &archive);
+    place.xtask(&["package", "--skip-gate"]).good();
+    let mut bundle = Unpacked::of(&place.archive());
+    bundle.files.insert("lib/programs/large".to_owned(), (large_program(), 0o755));
+    let packed = bundle.pack(&place.path("mirror"));
+    let mut command = place.command(&["gate", packed.to_str().unwrap(), "--still"]);
+    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    let words: Vec<&str> = words.into_iter().map(|word| word.to_str().unwrap()).collect();
+    let held = peak(&words);
+    assert!(held < MOST, "{held} bytes");
+    // Where there is no room for it, that is no fault of the archive's.
+    let nowhere = place.path("nowhere");
+    let outcome = Outcome::of(&command.env("TMPDIR", &nowhere).output().unwrap());
+    outcome.bad(3, &["lib/programs/large", "cannot keep it meanwhile in", "TMPDIR", nowhere.to_str().unwrap()]);
 }

@@ -1,9 +1,11 @@
 //! Reads an archive again, member by member, as whoever unpacks it would: what the gate and the comparison of two builds look at.
 //!
 //! Promises: members come in the archive's own order and as they stand there, modes and owners included; nothing is written
-//! anywhere. What is looked at of each is done on all cores while the next ones are read. A damaged archive is an error.
+//! anywhere, but for what is too large for memory meanwhile ([`Content`]). What is looked at of each is done on several cores while the next ones
+//! are read. A damaged archive is an error.
 
-use crate::error::{Kind, WithKind as _};
+use super::content::Content;
+use crate::error::{self, Kind, WithKind as _};
 use crate::parallel;
 use crate::unpack;
 use anyhow::Context as _;
@@ -45,8 +47,14 @@ pub enum MemberKind {
     Other(String),
 }
 
+/// On no more cores members are looked at: each has one of them in memory, and what unpacks keeps no more busy.
+const WORKERS: usize = 6;
+
+/// No more members wait to be looked at.
+const WAITING: usize = 2;
+
 /// Who is given each member of a file with its number and its content, and says whether more are wanted.
-pub type Take<'a> = dyn FnMut(usize, Member, Vec<u8>) -> bool + 'a;
+pub type Take<'a> = dyn FnMut(usize, Member, Content) -> bool + 'a;
 
 /// A member with its number, and what was made of its content.
 pub type Looked<T> = (usize, Member, T);
@@ -54,23 +62,26 @@ pub type Looked<T> = (usize, Member, T);
 /// Reads all members; `look` is given each with its content (empty for all but files), on any core and in any order.
 ///
 /// # Errors
-/// [`Kind::Integrity`] when it is no archive that can be read to its end.
-pub fn each<T: Send>(archive: &Path, look: impl Fn(&Member, &[u8]) -> T + Sync) -> anyhow::Result<Vec<(Member, T)>> {
+/// [`Kind::Integrity`] when it is no archive that can be read to its end; [`Kind::Preflight`] when there is no room for what is kept meanwhile.
+pub fn each<T: Send>(
+    archive: &Path,
+    look: impl Fn(&Member, &Content) -> anyhow::Result<T> + Sync,
+) -> anyhow::Result<Vec<(Member, T)>> {
     let all = |take: &mut Take<'_>| members(archive, take);
-    let (members, ()) = each_of(all, look).kind(Kind::Integrity, || format!("cannot read {}", archive.display()))?;
+    let (members, ()) = each_of(all, look).map_err(|error| cannot("read", archive, error))?;
     Ok(members.into_iter().map(|(_, member, seen)| (member, seen)).collect())
 }
 
 /// As [`each`], of whatever `source` reads: with their numbers, and with what `source` gives in the end.
 ///
 /// # Errors
-/// Those of `source`.
+/// Those of `source`, and the first of `look`.
 pub fn each_of<T: Send, S>(
     source: impl FnOnce(&mut Take<'_>) -> anyhow::Result<S>,
-    look: impl Fn(&Member, &[u8]) -> T + Sync,
+    look: impl Fn(&Member, &Content) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<(Vec<Looked<T>>, S)> {
-    let workers = parallel::cores().max(1);
-    let (sender, receiver) = sync_channel::<(usize, Member, Vec<u8>)>(workers);
+    let workers = parallel::cores().clamp(1, WORKERS);
+    let (sender, receiver) = sync_channel::<(usize, Member, Content)>(WAITING);
     let (receiver, done) = (Mutex::new(receiver), Mutex::new(Vec::new()));
     let work = || {
         loop {
@@ -90,14 +101,27 @@ pub fn each_of<T: Send, S>(
     })?;
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(at, ..)| *at);
-    Ok((done, read))
+    let done = done.into_iter().map(|(at, member, seen)| {
+        let seen = seen.with_context(|| format!("cannot look at {}", member.name))?;
+        Ok((at, member, seen))
+    });
+    Ok((done.collect::<anyhow::Result<_>>()?, read))
+}
+
+/// An error of a file that cannot be read (or so): it is damaged, unless it is the machine that lacks something.
+pub fn cannot(what: &str, file: &Path, error: anyhow::Error) -> anyhow::Error {
+    let text = || format!("cannot {what} {}", file.display());
+    if error::kind_of(&error) == Kind::Preflight {
+        return error.context(text());
+    }
+    Err::<(), _>(error).kind(Kind::Integrity, text).expect_err("it is one")
 }
 
 /// The content of the first file of this name.
 ///
 /// # Errors
 /// As [`each`]; also when there is none.
-pub fn one(archive: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
+pub fn one(archive: &Path, name: &str) -> anyhow::Result<Content> {
     let mut found = None;
     let read = members(archive, &mut |_, member, content| {
         let is_it = member.name == name;
@@ -106,7 +130,7 @@ pub fn one(archive: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
         }
         !is_it
     });
-    read.kind(Kind::Integrity, || format!("cannot read {}", archive.display()))?;
+    read.map_err(|error| cannot("read", archive, error))?;
     found.ok_or_else(|| Kind::Integrity.error(format!("{} has no {name}", archive.display())))
 }
 
@@ -145,12 +169,14 @@ pub fn tar_members(tar: impl Read, first: usize, take: &mut Take<'_>) -> anyhow:
             name: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
             kind,
         };
-        let mut content = Vec::new();
-        if let MemberKind::File(size) = member.kind {
+        let content = if let MemberKind::File(size) = member.kind {
             let cannot = || format!("cannot read {} in it", member.name);
-            entry.read_to_end(&mut content).with_context(cannot)?;
-            anyhow::ensure!(content.len() as u64 == size, "{}: it is cut short", cannot());
-        }
+            let content = Content::read(&mut entry, size).with_context(cannot)?;
+            anyhow::ensure!(content.size() == size, "{}: it is cut short", cannot());
+            content
+        } else {
+            Content::none()
+        };
         if !take(next, member, content) {
             return Ok(next);
         }

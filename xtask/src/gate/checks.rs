@@ -5,12 +5,11 @@
 use super::packed::{self, Form, Wrapping};
 use super::policy::Policy;
 use super::traces::{self, Mark, Trace};
+use crate::archive::content::Content;
 use crate::archive::read::{Member, MemberKind};
 use crate::elf::{self, Binary};
 use crate::error::Kind;
-use crate::fingerprint;
 use dkumonitor_interface::manifest::{self, FileKind, Manifest};
-use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
@@ -76,12 +75,17 @@ impl Bundle {
     /// [`Kind::Integrity`] when it is damaged, or no bundle at all.
     pub fn read(file: &Path, marks: &[Mark]) -> anyhow::Result<Self> {
         let form = Form::of(file)?;
-        let look = |member: &Member, content: &[u8]| {
-            let binary = elf::parse(content).map_err(|error| format!("{error:#}")).transpose();
-            let text = root_of(&member.name, form).map(|_| String::from_utf8_lossy(content).into_owned());
-            let is_file = matches!(member.kind, MemberKind::File(_));
-            let sha256 = if is_file { fingerprint::hex(&Sha256::digest(content)) } else { String::new() };
-            (sha256, binary, traces::find(content, marks), text)
+        let look = |member: &Member, content: &Content| {
+            let binary = match content.in_memory() {
+                Some(bytes) => elf::parse(bytes),
+                None => elf::parse_from(content.reader()),
+            };
+            let binary = binary.map_err(|error| format!("{error:#}")).transpose();
+            let is_manifest = root_of(&member.name, form).is_some();
+            let text =
+                is_manifest.then(|| content.whole()).transpose()?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let sha256 = if matches!(member.kind, MemberKind::File(_)) { content.sha256()? } else { String::new() };
+            Ok((sha256, binary, traces::find_in(content, marks)?, text))
         };
         let (members, wrapping) = packed::each(file, form, look)?;
         let no_bundle = |why: &str| Kind::Integrity.error(format!("{} is no bundle: {why}", file.display()));

@@ -18,7 +18,7 @@ pub mod trial;
 mod wrapping;
 
 pub use checks::{Bundle, Finding};
-pub use traces::{Machine, Mark, find as find_traces, unpacked};
+pub use traces::{Machine, Mark, find_in as find_traces, unpacked};
 
 use crate::archive::Format;
 use crate::dirs::Dirs;

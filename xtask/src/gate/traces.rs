@@ -4,13 +4,29 @@
 //! A name is looked for where names stand (`USER@HOST`, `/home/USER`), that of the machine also by itself if it is not a word that
 //! anybody could have written. A home that is as short as `/root` counts where something follows that is there on this machine. Files
 //! packed by gzip, bzip2 or xz are unpacked and looked into as well; pictures, fonts, zip and brotli are not.
+//!
+//! Promises: of large files and of what packed ones hold no more is in memory than a window ([`WINDOW`]), and what is found is what would be if it
+//! were all of it.
 
+use crate::archive::content::Content;
 use memchr::memmem::Finder;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Of a packed file no more than this is looked into, in bytes.
 const UNPACKED_AT_MOST: u64 = 1024 * 1024 * 1024;
+
+/// So much is looked at at once, in bytes.
+const WINDOW: usize = 256 * 1024;
+
+/// So much before a mark belongs to its text, and the byte beside it decides whether it counts.
+const BEFORE: usize = 24;
+
+/// So much of it and behind it belongs to its text.
+const SHOWN: usize = 120;
+
+/// So much behind a mark decides whether it counts.
+const AFTER: usize = 256;
 
 /// A path that is no longer than this is not special enough to be a trace by itself, in bytes.
 const SHORT: usize = 6;
@@ -111,25 +127,110 @@ impl Machine {
 
 /// The first trace of each mark in a file's content.
 pub fn find(content: &[u8], marks: &[Mark]) -> Vec<Trace> {
-    let mut found: Vec<Trace> = marks.iter().filter_map(|mark| mark.find(content)).collect();
-    if let Some((_, inner)) = unpacked(content) {
-        found.extend(marks.iter().filter_map(|mark| mark.find(&inner)).map(|trace| Trace { packed: true, ..trace }));
-    }
+    let mut search = Search::new(marks);
+    search.look(content, 0, true);
+    let mut found = search.found();
+    found.extend(find_packed(content, content, marks));
     found
 }
 
-/// What a packed file holds, as far as it can be unpacked, and by which program it was packed.
-pub fn unpacked(content: &[u8]) -> Option<(&'static str, Vec<u8>)> {
-    let (tool, reader): (_, Box<dyn Read + '_>) = match content {
-        [0x1f, 0x8b, 8, ..] => ("gzip", Box::new(flate2::read::MultiGzDecoder::new(content))),
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => ("bzip2", Box::new(bzip2::read::MultiBzDecoder::new(content))),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => ("xz", Box::new(xz2::read::XzDecoder::new_multi_decoder(content))),
+/// The same of a content that may not be in memory.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn find_in(content: &Content, marks: &[Mark]) -> io::Result<Vec<Trace>> {
+    if let Some(bytes) = content.in_memory() {
+        return Ok(find(bytes, marks));
+    }
+    let mut search = Search::new(marks);
+    search.read(&mut content.reader(), WINDOW)?;
+    let mut found = search.found();
+    found.extend(find_packed(&content.head(8)?, content.reader(), marks));
+    Ok(found)
+}
+
+/// The first trace of each mark in what a file holds that begins so, if it is packed.
+fn find_packed<'a>(head: &[u8], packed: impl Read + 'a, marks: &[Mark]) -> Vec<Trace> {
+    let Some((_, inner)) = unpacking(head, packed) else { return Vec::new() };
+    let mut search = Search::new(marks);
+    // What is damaged further on was still looked at up to there.
+    let _ = search.read(&mut inner.take(UNPACKED_AT_MOST), WINDOW);
+    search.found().into_iter().map(|trace| Trace { packed: true, ..trace }).collect()
+}
+
+/// A search for the first trace of each mark that counts, window by window.
+struct Search<'m> {
+    marks: &'m [Mark],
+    /// Of each mark: what was found, or from where on it is to be looked for.
+    found: Vec<Result<Trace, u64>>,
+    /// So much of a window has to be seen with the next one: a mark that is cut by its end, or that too little is known about, with what
+    /// stands around it.
+    overlap: usize,
+}
+
+impl<'m> Search<'m> {
+    fn new(marks: &'m [Mark]) -> Self {
+        let longest = marks.iter().map(|mark| mark.finder.needle().len()).max().unwrap_or_default();
+        Self { marks, found: marks.iter().map(|_| Err(0)).collect(), overlap: BEFORE + longest + AFTER.max(SHOWN) }
+    }
+
+    /// Looks at all that there is to be read.
+    fn read(&mut self, from: &mut dyn Read, window: usize) -> io::Result<()> {
+        let (mut bytes, mut base) = (Vec::new(), 0_u64);
+        loop {
+            let wanted = window + self.overlap - bytes.len();
+            let read = from.take(wanted as u64).read_to_end(&mut bytes);
+            let is_last = !matches!(read, Ok(count) if count == wanted);
+            self.look(&bytes, base, is_last);
+            if is_last || self.found.iter().all(Result::is_ok) {
+                return read.map(drop);
+            }
+            base += window as u64;
+            bytes.drain(..window);
+        }
+    }
+
+    /// Looks at a window, which begins at this byte of all.
+    fn look(&mut self, window: &[u8], base: u64, is_last: bool) {
+        for (mark, found) in self.marks.iter().zip(&mut self.found) {
+            let Err(from) = *found else { continue };
+            // Behind the window where a mark ends that did not count.
+            let from = usize::try_from(from - base).unwrap_or(usize::MAX).min(window.len());
+            *found = mark.find(window, from, is_last).map_err(|next| base + next as u64);
+        }
+    }
+
+    fn found(self) -> Vec<Trace> {
+        self.found.into_iter().filter_map(Result::ok).collect()
+    }
+}
+
+/// What a file holds that begins so, if it is packed, and by which program.
+fn unpacking<'a>(head: &[u8], packed: impl Read + 'a) -> Option<(&'static str, Box<dyn Read + 'a>)> {
+    Some(match head {
+        [0x1f, 0x8b, 8, ..] => ("gzip", Box::new(flate2::read::MultiGzDecoder::new(packed))),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => ("bzip2", Box::new(bzip2::read::MultiBzDecoder::new(packed))),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => ("xz", Box::new(xz2::read::XzDecoder::new_multi_decoder(packed))),
         _ => return None,
-    };
-    let mut inner = Vec::new();
-    // What is damaged further on was still read up to there.
-    let _ = reader.take(UNPACKED_AT_MOST).read_to_end(&mut inner);
-    Some((tool, inner))
+    })
+}
+
+/// What a packed file holds, as far as it can be unpacked, and by which program it was packed.
+///
+/// # Errors
+/// When it cannot be read, or what it holds not be kept meanwhile.
+pub fn unpacked(content: &Content) -> anyhow::Result<Option<(&'static str, Content)>> {
+    let Some((tool, reader)) = unpacking(&content.head(8)?, content.reader()) else { return Ok(None) };
+    Ok(Some((tool, Content::read(&mut UpToDamage(reader), UNPACKED_AT_MOST)?)))
+}
+
+/// What is damaged further on is read up to there.
+struct UpToDamage<'a>(Box<dyn Read + 'a>);
+
+impl Read for UpToDamage<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(self.0.read(into).unwrap_or(0))
+    }
 }
 
 /// Whether a byte may be part of a name in a path.
@@ -138,13 +239,30 @@ fn is_name(byte: u8) -> bool {
 }
 
 impl Mark {
-    fn find(&self, content: &[u8]) -> Option<Trace> {
+    /// Its first trace from one place on; or from where on it is to be looked for where more is seen than this.
+    fn find(&self, content: &[u8], mut from: usize, is_last: bool) -> Result<Trace, usize> {
         let length = self.finder.needle().len();
-        let at = self.finder.find_iter(content).find(|&at| self.counts(content, at, at + length))?;
-        let before = content[..at].iter().rev().take(24).take_while(|byte| byte.is_ascii_graphic()).count();
-        let after = content[at..].iter().take(120).take_while(|byte| byte.is_ascii_graphic() || **byte == b' ').count();
+        loop {
+            let Some(at) = self.finder.find(&content[from..]).map(|at| from + at) else {
+                return Err(from.max((content.len() + 1).saturating_sub(length)));
+            };
+            let needed = (at + length + AFTER).max(at + SHOWN);
+            if needed > content.len() && !is_last {
+                return Err(at);
+            }
+            if self.counts(content, at, at + length) {
+                return Ok(self.trace(content, at));
+            }
+            from = at + length;
+        }
+    }
+
+    fn trace(&self, content: &[u8], at: usize) -> Trace {
+        let length = self.finder.needle().len();
+        let before = content[..at].iter().rev().take(BEFORE).take_while(|byte| byte.is_ascii_graphic()).count();
+        let after = content[at..].iter().take(SHOWN).take_while(|byte| byte.is_ascii_graphic() || **byte == b' ').count();
         let text = String::from_utf8_lossy(&content[at - before..at + after.max(length)]).into_owned();
-        Some(Trace { what: self.what, text, packed: false })
+        Trace { what: self.what, text, packed: false }
     }
 
     fn counts(&self, content: &[u8], from: usize, to: usize) -> bool {
@@ -157,7 +275,7 @@ impl Mark {
             }
             MarkKind::Path => !before.is_some_and(is_name) && !after.is_some_and(is_name),
             MarkKind::ShortPath => {
-                let rest = &content[to..content.len().min(to + 256)];
+                let rest = &content[to..content.len().min(to + AFTER)];
                 let name: Vec<u8> = rest.iter().skip(1).copied().take_while(|byte| is_name(*byte)).collect();
                 let path = [&content[from..to], b"/", &name].concat();
                 let is_there = || Path::new(&*String::from_utf8_lossy(&path)).symlink_metadata().is_ok();
@@ -216,6 +334,75 @@ mod tests {
         let traces = find(&packed, &machine().marks());
         assert_eq!((traces.len(), traces[0].packed), (1, true));
         assert_eq!(found(b"\x1f\x8b\x08 and then nothing of the kind"), Vec::<&str>::new());
+    }
+
+    /// What is found window by window.
+    fn in_windows(content: &[u8], marks: &[Mark], window: usize) -> Vec<Trace> {
+        let mut search = Search::new(marks);
+        search.read(&mut &*content, window).unwrap();
+        search.found()
+    }
+
+    #[test]
+    fn what_lies_across_the_end_of_a_window_is_found_as_if_there_were_none() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("there")).unwrap();
+        let home = folder.path().to_str().unwrap();
+        let mark = |text: &str, kind| Mark { what: "a mark", finder: Finder::new(text).into_owned(), kind };
+        let marks = [
+            mark("/srv/ours/build", MarkKind::Path),
+            mark("erika@build-7", MarkKind::Word),
+            mark(home, MarkKind::ShortPath),
+            mark("--", MarkKind::Word),
+        ];
+        let long = format!("{home}/{}", "x".repeat(300));
+        let (there, elsewhere) = (format!("{home}/there"), format!("{home}/elsewhere"));
+        let texts = [
+            "/srv/ours/build",
+            "--prefix=/srv/ours/build/dest and so on",
+            "/srv/ours/builder /srv/ours/build",
+            "/srv/ours/build/srv/ours/build",
+            "derika@build-7 erika@build-7",
+            // Where one ends that does not count, the next one begins.
+            "--- -- ---",
+            there.as_str(),
+            elsewhere.as_str(),
+            long.as_str(),
+        ];
+        let mut traces = 0;
+        for text in texts {
+            for at in 0..70 {
+                for (stuff, behind) in [(b'\0', 0), (b' ', 100), (b'a', 700)] {
+                    let content = [&vec![stuff; at][..], b"\0", text.as_bytes(), b"\n", &vec![stuff; behind]].concat();
+                    let whole: Vec<_> = marks.iter().filter_map(|mark| mark.find(&content, 0, true).ok()).collect();
+                    traces += whole.len();
+                    for window in [17, 64, 4096] {
+                        assert_eq!(in_windows(&content, &marks, window), whole, "{text} at {at} by {window}");
+                    }
+                }
+            }
+        }
+        assert!(traces > 4 * 3 * 70, "{traces}");
+    }
+
+    #[test]
+    fn a_large_content_that_is_not_in_memory_is_looked_at_all_the_same() {
+        let mut bytes = vec![0; 3 * WINDOW + 4 * 1024 * 1024];
+        let at = 16 * WINDOW - 7;
+        bytes[at..at + 17].copy_from_slice(b"/srv/ours/build/x");
+        let content = Content::read(&mut bytes.as_slice(), bytes.len() as u64).unwrap();
+        assert!(content.in_memory().is_none());
+        let traces = find_in(&content, &machine().marks()).unwrap();
+        assert_eq!((traces.len(), traces[0].text.as_str()), (1, "/srv/ours/build/x"));
+        assert_eq!(traces, find(&bytes, &machine().marks()));
+        // Packed so that neither it nor what it holds is small.
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        gz.write_all(&bytes).unwrap();
+        let packed = gz.finish().unwrap();
+        let content = Content::read(&mut packed.as_slice(), packed.len() as u64).unwrap();
+        let traces = find_in(&content, &machine().marks()).unwrap();
+        assert!(content.in_memory().is_none() && traces.last().is_some_and(|trace| trace.packed), "{traces:?}");
+        assert_eq!(traces, find(&packed, &machine().marks()));
     }
 
     #[test]

@@ -123,6 +123,10 @@ pub fn fat(files: &[Vec<u8>]) -> Vec<u8> {
     whole
 }
 
+fn images(file: &[u8]) -> anyhow::Result<Vec<Image>> {
+    super::images(std::io::Cursor::new(file))
+}
+
 /// The one image of a file.
 fn only(file: &[u8]) -> Image {
     let images = images(file).unwrap();

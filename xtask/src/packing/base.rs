@@ -2,6 +2,7 @@
 //!
 //! Its layers become the image's lowest, byte for byte. It is whatever the person has chosen: none of it is in the bill of materials.
 
+use crate::archive::content::Content;
 use crate::archive::read::Member;
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint;
@@ -56,11 +57,12 @@ impl Base {
     /// # Errors
     /// When it is damaged, or for another platform.
     pub(super) fn read(&self, architecture: &str) -> anyhow::Result<Below> {
-        let (mut users, mut groups) = (String::new(), String::new());
-        let mut keep = |_, member: Member, content: Vec<u8>| {
+        let (mut users, mut groups) = (Ok(String::new()), Ok(String::new()));
+        let mut keep = |_, member: Member, content: Content| {
+            let text = || content.whole().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             match member.name.trim_start_matches("./").trim_start_matches('/') {
-                "etc/passwd" => users = String::from_utf8_lossy(&content).into_owned(),
-                "etc/group" => groups = String::from_utf8_lossy(&content).into_owned(),
+                "etc/passwd" => users = text(),
+                "etc/group" => groups = text(),
                 _ => {}
             }
             true
@@ -70,6 +72,6 @@ impl Base {
             let (path, os, other) = (self.path.display(), &image.os, &image.architecture);
             return Err(Kind::Usage.error(format!("{path} is for {os} on {other}, and the bundle for linux on {architecture}")));
         }
-        Ok(Below { image, users, groups })
+        Ok(Below { image, users: users?, groups: groups? })
     }
 }

@@ -1,11 +1,11 @@
 //! Two archives, member by member.
 
+use super::pieces::Part;
 use super::{Sides, reason};
+use crate::archive::content::Content;
 use crate::archive::read::{self, Member, MemberKind};
-use crate::fingerprint;
 use anyhow::Context as _;
 use dkumonitor_interface::manifest;
-use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -44,7 +44,7 @@ impl Comparison {
 /// # Errors
 /// When one of them cannot be read.
 pub fn compare(one: &Path, other: &Path, sides: &Sides) -> anyhow::Result<Comparison> {
-    let look = |_: &Member, content: &[u8]| fingerprint::hex(&Sha256::digest(content));
+    let look = |_: &Member, content: &Content| Ok(content.sha256()?);
     let (first, second) = (read::each(one, look)?, read::each(other, look)?);
     let mut comparison = Comparison { members: first.len(), ..Comparison::default() };
     let by_name = |members: &[(Member, String)]| -> BTreeMap<String, (Member, String)> {
@@ -72,7 +72,7 @@ pub fn compare(one: &Path, other: &Path, sides: &Sides) -> anyhow::Result<Compar
         // Of the manifest, which has hashes of all others, only where there is none.
         let counterpart = renamed.get(name).copied().unwrap_or(name);
         if is_file(&here, name) && is_file(&there, counterpart) && (at == 0 || !is_manifest(name)) {
-            let why = reason::of(&read::one(one, name)?, &read::one(other, counterpart)?, name, sides, at == 0);
+            let why = reason::of(&read::one(one, name)?, &read::one(other, counterpart)?, name, sides, at == 0)?;
             comparison.why.insert(name.clone(), why);
         }
     }
@@ -82,11 +82,11 @@ pub fn compare(one: &Path, other: &Path, sides: &Sides) -> anyhow::Result<Compar
     if first.iter().map(|(member, _)| &member.name).ne(second.iter().map(|(member, _)| &member.name)) {
         comparison.reasons.push("the same members stand in another order".to_owned());
     } else {
-        let bytes = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let bytes = |path: &Path| Content::open(path).with_context(|| format!("cannot read {}", path.display()));
         let (a, b) = (bytes(one)?, bytes(other)?);
-        if a != b {
+        if !Part::all(&a).is(&Part::all(&b))? {
             comparison.reasons.push("all members are the same, and packed differently".to_owned());
-            comparison.reasons.extend(reason::of_packing(&a, &b));
+            comparison.reasons.extend(reason::of_packing(&a, &b)?);
         }
     }
     Ok(comparison)
@@ -214,6 +214,35 @@ mod tests {
         // Of two with one there is no telling which it was.
         let alone: Vec<_> = found.different[1..].iter().map(|(_, how)| how.as_str()).collect();
         assert_eq!(alone, ["is in the first only", "is in the second only", "is in the first only", "is in the second only"]);
+    }
+
+    /// Two archives of a program of 80 MiB, which are not the same in its last MiB; to be compared by a process of its own.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn programs_larger_than_what_may_be_in_memory_are_compared_all_the_same() {
+        const HERE: &str = "XTASK_TEST_COMPARES";
+        if let Some(folder) = std::env::var_os(HERE) {
+            let folder = Path::new(&folder);
+            let found = compare(&folder.join("a.tar.gz"), &folder.join("b.tar.gz"), &Sides::default()).unwrap();
+            assert_eq!(found.different, [("x/program".to_owned(), "content".to_owned())]);
+            assert_eq!(found.why["x/program"][0], format!("from byte {} on (of 83886080 and 83886080)", 79 << 20));
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+            let peak: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+            assert!(peak < 64 * 1024, "{peak} kB");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut program = "something that a program holds\u{1}\n".repeat(1 << 15).repeat(80);
+        program.truncate(80 << 20);
+        archive(&folder.path().join("a.tar.gz"), &[("x/program", &program, 0o755)], 1, 0);
+        program.replace_range(79 << 20..(79 << 20) + 1, "\u{2}");
+        archive(&folder.path().join("b.tar.gz"), &[("x/program", &program, 0o755)], 1, 0);
+        let own = "repro::compare::tests::programs_larger_than_what_may_be_in_memory_are_compared_all_the_same";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = command.args(["--exact", own, "--nocapture"]).env(HERE, folder.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
     }
 
     #[test]

@@ -19,16 +19,18 @@ pub fn of(one: &str, other: &str, sides: &Sides) -> Option<String> {
 
 /// The same lines, or the same words, in another order.
 pub fn order(one: &str, other: &str) -> Option<String> {
-    let sorted = |mut parts: Vec<String>| {
+    fn sorted<'a>(parts: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        let mut parts: Vec<_> = parts.collect();
         parts.sort_unstable();
         parts
-    };
-    let lines = |text: &str| sorted(text.lines().map(str::to_owned).collect());
-    let words = |text: &str| sorted(text.split([' ', '\t', ',', ':', ';']).map(str::to_owned).collect());
-    let is_same = |a: Vec<String>, b: Vec<String>| a.len() > 1 && a == b;
-    let what = if is_same(lines(one), lines(other)) {
+    }
+    fn words(text: &str) -> Vec<&str> {
+        sorted(text.split([' ', '\t', ',', ':', ';']))
+    }
+    let is_same = |a: &[&str], b: &[&str]| a.len() > 1 && a == b;
+    let what = if is_same(&sorted(one.lines()), &sorted(other.lines())) {
         "lines"
-    } else if !one.contains('\n') && is_same(words(one), words(other)) {
+    } else if !one.contains('\n') && is_same(&words(one), &words(other)) {
         "words"
     } else {
         return None;

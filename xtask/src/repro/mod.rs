@@ -3,13 +3,15 @@
 //! The first build is the usual one, in the usual folders: what was built before counts. The second one ([`second`]) begins with
 //! nothing but what was fetched, and everything that must not matter is another: the checkout's path and the build folder's, the user,
 //! the machine's name, the home, cargo's folder, the language, the time zone, the umask, the PATH, the number of jobs, and of course the time.
-//! Then both archives are read member by member ([`compare`]), and the first differences are looked into ([`reason`]).
+//! Then both archives are read member by member ([`compare`]), and the first differences are looked into ([`reason`]), in pieces where they are
+//! large ([`pieces`]).
 //!
 //! Promises: the second build takes nothing that the first has made; it is removed at the end unless it is to be kept.
 
 pub mod compare;
 mod hints;
 mod packed;
+mod pieces;
 mod reason;
 pub mod second;
 

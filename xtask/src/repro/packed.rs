@@ -1,10 +1,12 @@
 //! Why two packed files are not the same: what stands in gzip's head or in a zip's list, or what they hold, which is looked at like a
 //! file of its own, however deep it is.
 //!
-//! Left to others: other forms, which are compared as bytes (and by diffoscope, where it is installed).
+//! Left to others: zips that are too large to be in memory, and other forms, which are compared as bytes (and by diffoscope, where it is installed).
 
 use super::Sides;
+use super::pieces::Part;
 use super::reason::{self, of_content};
+use crate::archive::content::Content;
 use crate::gate::unpacked;
 use crate::zip::{Member, Zip};
 use jiff::Timestamp;
@@ -13,8 +15,14 @@ use jiff::Timestamp;
 const LONGEST_MEMBER: u64 = 1024 * 1024 * 1024;
 
 /// What differs in two packed files; none where they are not packed in one way that is known.
-pub(super) fn of(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
-    of_zip(one, other, sides).or_else(|| of_stream(one, other, sides))
+pub(super) fn of(one: &Content, other: &Content, sides: &Sides) -> anyhow::Result<Option<Vec<String>>> {
+    if reason::is_small(one) && reason::is_small(other) {
+        let reasons = of_zip(&one.whole()?, &other.whole()?, sides)?;
+        if reasons.is_some() {
+            return Ok(reasons);
+        }
+    }
+    of_stream(one, other, sides)
 }
 
 /// What differs in gzip's header, if anything.
@@ -32,25 +40,25 @@ pub(super) fn gzip_header(one: &[u8], other: &[u8]) -> Option<String> {
 }
 
 /// What differs in files packed by gzip, bzip2 or xz: gzip's header, or what they hold.
-fn of_stream(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
-    let mut reasons = Vec::from_iter(gzip_header(one, other));
-    let ((tool, a), (other_tool, b)) = (unpacked(one)?, unpacked(other)?);
+fn of_stream(one: &Content, other: &Content, sides: &Sides) -> anyhow::Result<Option<Vec<String>>> {
+    let mut reasons = Vec::from_iter(gzip_header(&one.head(8)?, &other.head(8)?));
+    let (Some((tool, a)), Some((other_tool, b))) = (unpacked(one)?, unpacked(other)?) else { return Ok(None) };
     if tool != other_tool {
-        return None;
+        return Ok(None);
     }
-    if a != b {
-        reasons.extend(within(tool, of_content(&a, &b, sides)));
+    if !Part::all(&a).is(&Part::all(&b))? {
+        reasons.extend(within(tool, of_content(&a, &b, sides)?));
     } else if reasons.is_empty() {
         reasons.push(format!("packed by {tool} with the same content, but by another program or level"));
     }
-    Some(reasons)
+    Ok(Some(reasons))
 }
 
 /// What differs in two zips (jars, wheels): names, the first content that does, times, order.
-fn of_zip(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
+fn of_zip(one: &[u8], other: &[u8], sides: &Sides) -> anyhow::Result<Option<Vec<String>>> {
     // Self-extracting programs have their zip behind them.
     let zip = |bytes| if <[u8]>::starts_with(bytes, b"PK") { Zip::new(bytes).ok() } else { None };
-    let (a, b) = (zip(one)?, zip(other)?);
+    let (Some(a), Some(b)) = (zip(one), zip(other)) else { return Ok(None) };
     let mut reasons = Vec::new();
     for (zip, from, which) in [(&a, &b, "first"), (&b, &a, "second")] {
         let alone: Vec<_> = zip.members().keys().filter(|name| !from.members().contains_key(*name)).collect();
@@ -63,9 +71,11 @@ fn of_zip(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
     let read = |zip: &Zip<'_>, name: &str| zip.read(name, LONGEST_MEMBER).unwrap_or_default();
     let changed = both().find_map(|(name, ..)| {
         let (one, other) = (read(&a, name), read(&b, name));
-        (one != other).then(|| within(&format!("the zip, {name}"), reason::of(&one, &other, name, sides, false)))
+        (one != other).then_some((name, one, other))
     });
-    reasons.extend(changed.into_iter().flatten());
+    if let Some((name, one, other)) = changed {
+        reasons.extend(within(&format!("the zip, {name}"), reason::of(&one.into(), &other.into(), name, sides, false)?));
+    }
     let times = both().map(|(name, one, other)| (name, Member::time(one), Member::time(other)));
     if let Some((name, one, other)) = times.into_iter().find(|(_, one, other)| one != other) {
         reasons.push(format!("in the zip: {name} carries another time, {one} and {other}"));
@@ -80,7 +90,7 @@ fn of_zip(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
     if reasons.is_empty() {
         reasons.push("a zip of the same files, made by another program, with other attributes or at another level".to_owned());
     }
-    Some(reasons)
+    Ok(Some(reasons))
 }
 
 fn within(what: &str, reasons: Vec<String>) -> Vec<String> {
@@ -94,7 +104,7 @@ mod tests {
     use std::io::Write as _;
 
     fn reasons(one: &[u8], other: &[u8]) -> Vec<String> {
-        of(one, other, &Sides::default()).unwrap()
+        of(&one.to_vec().into(), &other.to_vec().into(), &Sides::default()).unwrap().unwrap()
     }
 
     fn gzip(time: u32, content: &[u8]) -> Vec<u8> {
@@ -115,7 +125,7 @@ mod tests {
         assert!(said[0].contains("the time of packing: 2023") && said[1].starts_with("inside gzip: line 1"), "{said:?}");
         assert_eq!(reasons(&gzip(0, b"x"), &gzip(1_700_000_100, b"x")).len(), 1);
         assert!(reasons(&xz(b"one\n"), &xz(b"two\n"))[0].starts_with("inside xz: line 1"));
-        assert!(of(&xz(b"one\n"), &gzip(0, b"one\n"), &Sides::default()).is_none());
+        assert!(of(&xz(b"one\n").into(), &gzip(0, b"one\n").into(), &Sides::default()).unwrap().is_none());
     }
 
     #[test]

@@ -1,37 +1,71 @@
 //! Why two files that should be the same are not, as far as their bytes tell.
 
+use super::pieces::Part;
 use super::{Sides, hints, packed};
+use crate::archive::content::{Content, Reader};
 use crate::gate::find_traces;
-use object::read::elf::{ElfFile64, FileHeader};
-use object::{Endianness, Object as _, ObjectSection as _};
+use object::Endianness;
+use object::elf::FileHeader64;
+use object::read::ReadCache;
+use object::read::elf::{FileHeader as _, SectionHeader as _, SectionTable};
 use std::path::Path;
 
 /// No more of a line is shown, in characters.
 const SHOWN: usize = 160;
 
+/// Lines and zips are looked into as far as they are in memory whole, which no larger file is, in bytes.
+const SMALL: u64 = 4 * 1024 * 1024;
+
+/// Whether it may be in memory whole.
+pub(super) fn is_small(content: &Content) -> bool {
+    content.size() <= SMALL
+}
+
 /// The reasons, line by line; never none. diffoscope takes its time, and is asked where that is wanted.
-pub fn of(one: &[u8], other: &[u8], name: &str, sides: &Sides, with_diffoscope: bool) -> Vec<String> {
+///
+/// # Errors
+/// When they cannot be read, or what is packed in them not be kept meanwhile.
+pub fn of(one: &Content, other: &Content, name: &str, sides: &Sides, with_diffoscope: bool) -> anyhow::Result<Vec<String>> {
     let mut reasons = Vec::new();
     for (which, content, marks) in [("first", one, &sides.one), ("second", other, &sides.other)] {
-        let traces = find_traces(content, marks);
+        let traces = find_traces(content, marks)?;
         reasons.extend(traces.iter().map(|trace| format!("the {which} names {}: \"{}\"", trace.what, cut(&trace.text))));
     }
-    reasons.extend(of_content(one, other, sides));
+    reasons.extend(of_content(one, other, sides)?);
     if with_diffoscope {
         reasons.extend(diffoscope(one, other, name));
     }
-    reasons
+    Ok(reasons)
 }
 
 /// The same of what is nobody's file: what stands in another one, say.
-pub(super) fn of_content(one: &[u8], other: &[u8], sides: &Sides) -> Vec<String> {
-    let looked = of_text(one, other, sides).or_else(|| of_elf(one, other, sides)).or_else(|| packed::of(one, other, sides));
-    looked.unwrap_or_else(|| of_bytes(one, other, sides))
+pub(super) fn of_content(one: &Content, other: &Content, sides: &Sides) -> anyhow::Result<Vec<String>> {
+    let is_small = is_small(one) && is_small(other);
+    if is_small && let Some(reasons) = of_text(&one.whole()?, &other.whole()?, sides) {
+        return Ok(reasons);
+    }
+    if let Some(reasons) = of_elf(one, other, sides)? {
+        return Ok(reasons);
+    }
+    if let Some(reasons) = packed::of(one, other, sides)? {
+        return Ok(reasons);
+    }
+    let mut reasons = of_bytes(Part::all(one), Part::all(other), sides)?;
+    if !is_small {
+        reasons.push("they are too large for a look at their lines, or at what is in them".to_owned());
+    }
+    Ok(reasons)
 }
 
 /// Why two archives of the same members are not the same.
-pub fn of_packing(one: &[u8], other: &[u8]) -> Vec<String> {
-    packed::gzip_header(one, other).map_or_else(|| of_bytes(one, other, &Sides::default()), |reason| vec![reason])
+///
+/// # Errors
+/// When they cannot be read.
+pub fn of_packing(one: &Content, other: &Content) -> anyhow::Result<Vec<String>> {
+    match packed::gzip_header(&one.head(8)?, &other.head(8)?) {
+        Some(reason) => Ok(vec![reason]),
+        None => of_bytes(Part::all(one), Part::all(other), &Sides::default()),
+    }
 }
 
 fn cut(text: &str) -> String {
@@ -64,55 +98,88 @@ fn of_text(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
     None
 }
 
+/// A program by its sections: of the rest of it nothing is read, and nothing kept.
+struct Program<'d> {
+    header: &'d FileHeader64<Endianness>,
+    endian: Endianness,
+    sections: SectionTable<'d, FileHeader64<Endianness>, &'d ReadCache<Reader<'d>>>,
+}
+
+impl<'d> Program<'d> {
+    /// None where it is no ELF file of 64 bits that can be understood.
+    fn parse(file: &'d ReadCache<Reader<'d>>) -> Option<Self> {
+        let header = FileHeader64::<Endianness>::parse(file).ok()?;
+        let endian = header.endian().ok()?;
+        Some(Self { header, endian, sections: header.sections(endian, file).ok()? })
+    }
+
+    /// The machine and the kind: another one would be another program altogether.
+    fn kind(&self) -> (u16, u16) {
+        (self.header.e_machine(self.endian).0, self.header.e_type(self.endian).0)
+    }
+
+    /// The names of all sections, and where they lie.
+    fn sections(&self) -> impl Iterator<Item = (String, Option<(u64, u64)>)> {
+        // The first one is none.
+        self.sections.iter().skip(1).map(|section| {
+            let name = self.sections.section_name(self.endian, section).ok().and_then(|name| std::str::from_utf8(name).ok());
+            (name.unwrap_or("?").to_owned(), section.file_range(self.endian))
+        })
+    }
+
+    /// Where the section of this name lies.
+    fn section(&self, name: &str) -> Option<Option<(u64, u64)>> {
+        let (_, section) = self.sections.section_by_name(self.endian, name.as_bytes())?;
+        Some(section.file_range(self.endian))
+    }
+}
+
 /// The sections that differ, and where the first of them does.
-fn of_elf(one: &[u8], other: &[u8], sides: &Sides) -> Option<Vec<String>> {
-    use object::elf::FileHeader64;
-    let parse = |data| ElfFile64::<Endianness>::parse(data).ok();
-    let (a, b) = (parse(one)?, parse(other)?);
-    // Another machine or kind would be another program altogether.
-    let head = |file: &ElfFile64<'_, Endianness>| {
-        let header: &FileHeader64<Endianness> = file.elf_header();
-        (header.e_machine(file.endian()).0, header.e_type(file.endian()).0)
-    };
+fn of_elf(one: &Content, other: &Content, sides: &Sides) -> anyhow::Result<Option<Vec<String>>> {
+    let files = (ReadCache::new(one.reader()), ReadCache::new(other.reader()));
+    let (Some(a), Some(b)) = (Program::parse(&files.0), Program::parse(&files.1)) else { return Ok(None) };
     let mut reasons = Vec::new();
-    if head(&a) != head(&b) {
+    if a.kind() != b.kind() {
         reasons.push("they are programs of different kinds or for different machines".to_owned());
     }
     let mut different = Vec::new();
     let mut first = None;
-    for section in a.sections() {
-        let name = section.name().unwrap_or("?").to_owned();
-        let content = section.data().unwrap_or_default();
-        match b.section_by_name(&name) {
-            None => different.push(format!("{name} (in the first only)")),
-            Some(there) if there.data().unwrap_or_default() != content => {
-                first = first.or_else(|| Some((name.clone(), content, there.data().unwrap_or_default())));
-                different.push(name);
-            }
-            Some(_) => {}
+    for (name, place) in a.sections() {
+        let Some(there) = b.section(&name) else {
+            different.push(format!("{name} (in the first only)"));
+            continue;
+        };
+        let (content, theirs) = (Part::of(one, place), Part::of(other, there));
+        if !content.is(&theirs)? {
+            first = first.or_else(|| Some((name.clone(), content, theirs)));
+            different.push(name);
         }
     }
-    for section in b.sections() {
-        let name = section.name().unwrap_or("?");
-        if a.section_by_name(name).is_none() {
+    for (name, _) in b.sections() {
+        if a.section(&name).is_none() {
             different.push(format!("{name} (in the second only)"));
         }
     }
     if different.is_empty() {
         reasons.push("no section differs: what does lies between them".to_owned());
-        reasons.extend(of_bytes(one, other, sides));
-        return Some(reasons);
+        reasons.extend(of_bytes(Part::all(one), Part::all(other), sides)?);
+        return Ok(Some(reasons));
     }
     reasons.push(format!("sections that differ: {}", different.join(", ")));
     if let Some((name, a, b)) = first {
-        reasons.extend(of_bytes(a, b, sides).into_iter().map(|reason| format!("{name}: {reason}")));
+        reasons.extend(of_bytes(a, b, sides)?.into_iter().map(|reason| format!("{name}: {reason}")));
     }
-    Some(reasons)
+    Ok(Some(reasons))
 }
 
 /// The first byte that differs, with what stands around it.
-fn of_bytes(one: &[u8], other: &[u8], sides: &Sides) -> Vec<String> {
-    let at = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+fn of_bytes(one: Part<'_>, other: Part<'_>, sides: &Sides) -> anyhow::Result<Vec<String>> {
+    let place = one.common(&other)?;
+    let mut reasons = vec![format!("from byte {place} on (of {} and {})", one.size(), other.size())];
+    // No more than this around it is told, or looked at.
+    let (from, to) = (place.saturating_sub(SHOWN as u64), place + SHOWN as u64);
+    let (one, other) = (&*one.bytes(from, to)?, &*other.bytes(from, to)?);
+    let at = usize::try_from(place - from)?;
     let around = |bytes: &[u8]| {
         let from = at.saturating_sub(16);
         let part = &bytes[from.min(bytes.len())..bytes.len().min(at + 32)];
@@ -120,10 +187,9 @@ fn of_bytes(one: &[u8], other: &[u8], sides: &Sides) -> Vec<String> {
             .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' })
             .collect::<String>()
     };
-    let mut reasons = vec![format!("from byte {at} on (of {} and {})", one.len(), other.len())];
     reasons.push(format!("there: \"{}\" and \"{}\"", around(one), around(other)));
     reasons.extend(hints::of(&text_at(one, at), &text_at(other, at), sides));
-    reasons
+    Ok(reasons)
 }
 
 /// The text that a byte stands in, as far as it can be printed.
@@ -136,15 +202,15 @@ fn text_at(bytes: &[u8], at: usize) -> String {
 }
 
 /// What diffoscope says, where it is installed: it knows more kinds of files than this does.
-fn diffoscope(one: &[u8], other: &[u8], name: &str) -> Vec<String> {
+fn diffoscope(one: &Content, other: &Content, name: &str) -> Vec<String> {
     let Ok(program) = which::which("diffoscope") else { return Vec::new() };
     let run = || -> anyhow::Result<String> {
         let folder = tempfile::tempdir()?;
         let file = Path::new(name).file_name().unwrap_or_default();
-        let put = |side: &str, content: &[u8]| -> anyhow::Result<std::path::PathBuf> {
+        let put = |side: &str, content: &Content| -> anyhow::Result<std::path::PathBuf> {
             let path = folder.path().join(side).join(file);
             std::fs::create_dir_all(folder.path().join(side))?;
-            std::fs::write(&path, content)?;
+            content.write_to(&mut std::fs::File::create(&path)?)?;
             Ok(path)
         };
         let (a, b) = (put("first", one)?, put("second", other)?);
@@ -167,7 +233,7 @@ mod tests {
     fn reasons(one: &[u8], other: &[u8]) -> Vec<String> {
         let marks = |path: &str| Machine { paths: vec![("the build folder", path.into())], ..Machine::default() }.marks();
         let sides = Sides { one: marks("/srv/one/build"), other: marks("/srv/other build"), ..Sides::default() };
-        of(one, other, "x", &sides, false)
+        of(&one.to_vec().into(), &other.to_vec().into(), "x", &sides, false).unwrap()
     }
 
     #[test]
@@ -193,6 +259,20 @@ mod tests {
         let found = reasons(&library(&["liba.so"], None, &[]), &library(&["libb.so"], None, &[]));
         assert!(found.iter().any(|line| line.contains("differ") && line.contains("byte")) || found.len() >= 2, "{found:?}");
         assert!(!found.iter().any(|line| line.starts_with("line")), "{found:?}");
+    }
+
+    #[test]
+    fn of_large_files_as_much_is_told_as_pieces_tell() {
+        // Behind all that the headers tell of.
+        let large = |needed: &str, end: &str| [library(&[needed], None, &[]), vec![1; 5 << 20], end.into()].concat();
+        assert!(!is_small(&large("liba.so", "").into()));
+        let small = reasons(&library(&["liba.so"], None, &[]), &library(&["libb.so"], None, &[]));
+        let found = reasons(&large("liba.so", "in /srv/one/build/x"), &large("libb.so", ""));
+        assert_eq!((found[0].starts_with("the first names the build folder"), &found[1..]), (true, small.as_slice()));
+        let text = |end: &str| ["a line\n".repeat(1 << 20).as_bytes(), end.as_bytes()].concat();
+        let found = reasons(&text("at 1700000000"), &text("at 1700000100"));
+        assert!(found[0].starts_with("from byte 7340042 on") && found[2].starts_with("these are times: 2023"), "{found:?}");
+        assert!(found[3].contains("too large for a look at their lines"), "{found:?}");
     }
 
     #[test]

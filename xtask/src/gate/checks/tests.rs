@@ -4,8 +4,10 @@ mod macos;
 
 use super::*;
 use crate::elf::tests::library;
+use crate::fingerprint;
 use crate::gate::traces::Machine;
 use flate2::{Compression, write::GzEncoder};
+use sha2::{Digest as _, Sha256};
 
 /// A member to be: a path, what is there, a mode.
 #[derive(Clone)]

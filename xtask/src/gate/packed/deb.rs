@@ -1,7 +1,8 @@
 //! A package of Debian's kind (deb(5)): an `ar` of a version, a tar of what the package says, and a tar of what it holds.
 
 use super::{Package, Script, plain, section};
-use crate::archive::read::{MemberKind, Take, tar_members};
+use crate::archive::content::Content;
+use crate::archive::read::{Member, MemberKind, Take, tar_members};
 use anyhow::{Context as _, ensure};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -51,14 +52,18 @@ fn parts(path: &Path) -> anyhow::Result<Vec<Part>> {
 }
 
 fn control(tar: impl std::io::Read) -> anyhow::Result<Package> {
-    let mut files = Vec::new();
-    let mut keep = |_, member: crate::archive::read::Member, content: Vec<u8>| {
+    let (mut files, mut failed) = (Vec::new(), None);
+    let mut keep = |_, member: Member, content: Content| {
         if matches!(member.kind, MemberKind::File(_)) {
-            files.push((super::from_root(&member.name), String::from_utf8_lossy(&content).into_owned()));
+            match content.whole() {
+                Ok(whole) => files.push((super::from_root(&member.name), String::from_utf8_lossy(&whole).into_owned())),
+                Err(error) => failed = Some(error),
+            }
         }
-        true
+        failed.is_none()
     };
     tar_members(tar, 0, &mut keep).context("its control.tar is damaged")?;
+    failed.map_or(Ok(()), Err)?;
     let (_, text) = files.iter().find(|(name, _)| name == "control").context("it does not say what it is (control)")?;
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let needed = |name: &str| field(name).map(str::to_owned).with_context(|| format!("its control has no {name}"));

@@ -3,6 +3,7 @@
 //! Promises: nothing is written outside of that folder: names are plain, and no link is followed on the way to a member.
 
 use super::oci::LAYER;
+use crate::archive::content::Content;
 use crate::archive::read::{Member, MemberKind};
 use crate::dirs::remove_all;
 use anyhow::{Context as _, bail, ensure};
@@ -37,7 +38,7 @@ impl Laying {
     }
 
     /// Lays out one member, by whose number its layer is known; whether to go on.
-    pub fn take(&mut self, at: usize, member: &Member, content: &[u8]) -> bool {
+    pub fn take(&mut self, at: usize, member: &Member, content: &Content) -> bool {
         if at >> LAYER != self.layer {
             self.layer = at >> LAYER;
             self.made.clear();
@@ -55,7 +56,7 @@ impl Laying {
         self.modes.iter().rev().try_for_each(|(path, mode)| Ok(fs::set_permissions(path, fs::Permissions::from_mode(*mode))?))
     }
 
-    fn lay(&mut self, member: &Member, content: &[u8]) -> anyhow::Result<()> {
+    fn lay(&mut self, member: &Member, content: &Content) -> anyhow::Result<()> {
         let name = super::from_root(&member.name);
         if name.is_empty() {
             return Ok(());
@@ -80,7 +81,7 @@ impl Laying {
                 fs::create_dir_all(&path)?;
                 self.modes.push((path.clone(), member.mode & 0o1777));
             }
-            MemberKind::File(_) => fs::write(&path, content)?,
+            MemberKind::File(_) => content.write_to(&mut fs::File::create(&path)?)?,
             MemberKind::Link(target) => symlink(target, &path)?,
             MemberKind::Hard(target) => return Ok(fs::hard_link(self.inside(target)?, &path)?),
             MemberKind::Other(what) => bail!("it is {what}"),

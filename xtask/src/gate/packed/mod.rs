@@ -15,8 +15,8 @@ mod rpm;
 
 pub use oci::{Config, Image, read as image};
 
+use crate::archive::content::Content;
 use crate::archive::read::{self, Member, Take};
-use crate::error::{Kind, WithKind as _};
 use anyhow::Context as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -104,11 +104,11 @@ pub struct Script {
 /// Reads all members, with what `look` makes of each, and what the form has beside them.
 ///
 /// # Errors
-/// [`Kind::Integrity`] when it is damaged.
+/// As [`read::each`].
 pub fn each<T: Send>(
     path: &Path,
     form: Form,
-    look: impl Fn(&Member, &[u8]) -> T + Sync,
+    look: impl Fn(&Member, &Content) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<(Vec<(Member, T)>, Wrapping)> {
     let read = match form {
         Form::Archive => return Ok((read::each(path, look)?, Wrapping::None)),
@@ -118,7 +118,7 @@ pub fn each<T: Send>(
         Form::Oci => read::each_of(|take| oci::read(path, take), look)
             .map(|(members, image)| (oci::flatten(members), Wrapping::Image(Box::new(image)))),
     };
-    read.kind(Kind::Integrity, || format!("cannot read {}", path.display()))
+    read.map_err(|error| read::cannot("read", path, error))
 }
 
 /// Gives the members of a package.
@@ -137,7 +137,7 @@ fn package(path: &Path, form: Form, take: &mut Take<'_>) -> anyhow::Result<Packa
 /// Lays a package or an image out in a folder as it would lie below `/`. Owners are kept where this process may give files away.
 ///
 /// # Errors
-/// [`Kind::Integrity`] when it is damaged or something in it would lie elsewhere; else when it cannot be written.
+/// [`Integrity`](crate::error::Kind::Integrity) when it is damaged or something in it would lie elsewhere; else when it cannot be written.
 pub fn lay_out(path: &Path, form: Form, root: &Path) -> anyhow::Result<()> {
     let mut laying = lay::Laying::new(root);
     let read = match form {
@@ -145,7 +145,7 @@ pub fn lay_out(path: &Path, form: Form, root: &Path) -> anyhow::Result<()> {
         Form::Deb | Form::Rpm => package(path, form, &mut |at, member, content| laying.take(at, &member, &content)).map(drop),
         Form::Oci => oci::read(path, &mut |at, member, content| laying.take(at, &member, &content)).map(drop),
     };
-    laying.finish().and(read).kind(Kind::Integrity, || format!("cannot unpack {}", path.display()))
+    laying.finish().and(read).map_err(|error| read::cannot("unpack", path, error))
 }
 
 /// A name as it is below `/`: packages write it with one of two beginnings, or with none.

@@ -3,6 +3,7 @@
 //! rpm installs files with the modes, owners and links that the header says, so those count, and not the cpio's.
 
 use super::{Package, Script, plain};
+use crate::archive::content::Content;
 use crate::archive::read::{Member, MemberKind, Take};
 use anyhow::{Context as _, bail, ensure};
 use std::collections::BTreeMap;
@@ -174,15 +175,15 @@ fn payload(cpio: impl Read, mut files: BTreeMap<String, Member>, take: &mut Take
         };
         let same = match &member.kind {
             MemberKind::Folder => mode & S_IFMT == 0o040_000,
-            MemberKind::Link(target) => mode & S_IFMT == 0o120_000 && target.as_bytes() == content,
+            MemberKind::Link(target) => mode & S_IFMT == 0o120_000 && content.in_memory() == Some(target.as_bytes()),
             _ => true,
         };
         ensure!(same, "{name} is something else in it than in the header");
         let is_file = matches!(member.kind, MemberKind::File(_));
         if is_file {
-            member.kind = MemberKind::File(content.len() as u64);
+            member.kind = MemberKind::File(content.size());
         }
-        if !take(at, member, if is_file { content } else { Vec::new() }) {
+        if !take(at, member, if is_file { content } else { Content::none() }) {
             return Ok(());
         }
         at += 1;
@@ -195,7 +196,7 @@ fn payload(cpio: impl Read, mut files: BTreeMap<String, Member>, take: &mut Take
 }
 
 /// The next entry: its name, its mode with its type, what it holds; none at the end.
-fn entry(cpio: &mut impl BufRead) -> anyhow::Result<Option<(String, u32, Vec<u8>)>> {
+fn entry(cpio: &mut impl BufRead) -> anyhow::Result<Option<(String, u32, Content)>> {
     let mut header = [0; 110];
     cpio.read_exact(&mut header).context("it is cut short")?;
     ensure!(header.starts_with(b"070701") || header.starts_with(b"070702"), "it is no cpio that is known here");
@@ -206,7 +207,7 @@ fn entry(cpio: &mut impl BufRead) -> anyhow::Result<Option<(String, u32, Vec<u8>
     let (mode, size, name_size) = (field(1)?, field(6)?, field(11)?);
     ensure!((1..=LONGEST_NAME).contains(&name_size), "a name in it is longer than any");
     let name = padded(cpio, name_size, 110 + name_size)?;
-    let name = String::from_utf8_lossy(&name[..name_size - 1]).into_owned();
+    let name = String::from_utf8_lossy(&name.whole()?[..name_size - 1]).into_owned();
     if name == "TRAILER!!!" {
         return Ok(None);
     }
@@ -214,10 +215,9 @@ fn entry(cpio: &mut impl BufRead) -> anyhow::Result<Option<(String, u32, Vec<u8>
 }
 
 /// So many bytes, and what fills `length` up to a multiple of four behind them.
-fn padded(cpio: &mut impl BufRead, size: usize, length: usize) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    cpio.take(size as u64).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() == size, "it is cut short");
+fn padded(cpio: &mut impl BufRead, size: usize, length: usize) -> anyhow::Result<Content> {
+    let bytes = Content::read(cpio, size as u64)?;
+    ensure!(bytes.size() == size as u64, "it is cut short");
     let mut rest = [0; 3];
     cpio.read_exact(&mut rest[..(4 - length % 4) % 4])?;
     Ok(bytes)

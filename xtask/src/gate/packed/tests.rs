@@ -70,7 +70,7 @@ fn holds(layers: &[Vec<u8>]) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = image(folder.path(), layers);
     assert_eq!(Form::of(&path).unwrap(), Form::Oci);
-    let text = |_: &Member, content: &[u8]| String::from_utf8_lossy(content).into_owned();
+    let text = |_: &Member, content: &Content| Ok(String::from_utf8_lossy(&content.whole()?).into_owned());
     let (members, _) = each(&path, Form::Oci, text).unwrap();
     let mut read = BTreeMap::new();
     for (member, content) in members {
@@ -165,7 +165,7 @@ fn whatever_bytes_a_package_has_reading_it_ends() {
                 std::fs::write(&path, bytes).unwrap();
                 let form = Form::of(&path).unwrap();
                 // An answer or an error, but no panic and no end of memory.
-                let _ = each(&path, form, |_, _| ());
+                let _ = each(&path, form, |_, _| Ok(()));
             }
         }
     }
