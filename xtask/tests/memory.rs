@@ -164,40 +164,45 @@ fn packing_a_stack_of_thousands_of_packages_on_many_cores_takes_no_more_than_pro
     }
 }
 
-/// This system, as npm calls it.
-const OS: &str = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
+/// A stack of one component with a step for node, of a version that no machine has: the archive is its source and stands for the
+/// package that holds node too. Gives that package's path in a cache.
+fn node_component(place: &Place, archive: &[u8]) -> String {
+    let path = place.write("files/thing-1.tar.gz", archive);
+    place.one_component(&[format!("file://{}", path.display()).replace(' ', "%20")], archive);
+    let os = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
+    let platform = format!("{os}-{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" });
+    let kind = if platform == "darwin-arm64" { "node-bin" } else { "node" };
+    let package = format!("packages/{kind}-{platform}-1.2.3.tgz");
+    place.write(&format!("build/cache/{package}"), archive);
+    let integrity = BASE64.encode(Sha512::digest(archive));
+    let recipe = format!(
+        "summary = \"x\"\n[toolchain]\nnode = \"1.2\"\n[toolchain.node-package]\nversion = \"1.2.3\"\n\
+         integrity = {{ {platform} = \"sha512-{integrity}\" }}\n[[step]]\nname = \"build\"\n[step.node]\nrun = [\"build\"]\n\
+         [[install]]\nfrom = \"src/build\"\nto = \"share/static\"\n"
+    );
+    place.write("stack/recipes/thing.toml", recipe);
+    package
+}
 
-/// `npm`, as far as it is asked for its version: what children hold counts in a [`peak`], and a real one holds as much as xtask may.
-const NPM_PROGRAM: &str = "#!/bin/sh\necho 10.9.2\n";
+/// The most memory that the program held on such a stack. What children hold counts too, and a real npm holds as much as xtask may:
+/// this one only tells a version, and has nothing to do in the step.
+fn peak_with_npm(place: &Place, args: &[&str]) -> u64 {
+    let npm = place.write("programs/npm", "#!/bin/sh\necho 10.9.2\n");
+    fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
+    let programs = format!("PATH={}", npm.parent().unwrap().display());
+    let command = place.command(args);
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_str().unwrap());
+    peak(&["env", &programs].into_iter().chain(words).collect::<Vec<_>>())
+}
 
 #[test]
 fn exporting_a_node_of_half_a_hundred_megabytes_takes_no_more_than_promised() {
     let place = Place::new();
-    // Both the component's source and the package that holds node: whatever is copied, hashed or unpacked is as long.
     let archive = tar_gz(&[("thing/package.json", "{\"name\": \"thing\"}"), ("thing/bin/node", &noise(64 * 1024 * 1024))]);
     assert!(archive.len() > 40 * 1024 * 1024, "{} bytes", archive.len());
-    let path = place.write("files/thing-1.tar.gz", &archive);
-    place.one_component(&[format!("file://{}", path.display()).replace(' ', "%20")], &archive);
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
-    let platform = format!("{OS}-{arch}");
-    let kind = if platform == "darwin-arm64" { "node-bin" } else { "node" };
-    let package = format!("packages/{kind}-{platform}-1.2.3.tgz");
-    place.write(&format!("build/cache/{package}"), &archive);
-    let integrity = BASE64.encode(Sha512::digest(&archive));
-    // Of a version that no machine has, so that the package is wanted; nothing is fetched for the step, and it is not run.
-    let recipe = format!(
-        "summary = \"x\"\n[toolchain]\nnode = \"1.2\"\n[toolchain.node-package]\nversion = \"1.2.3\"\n\
-         integrity = {{ {platform} = \"sha512-{integrity}\" }}\n[[step]]\nname = \"build\"\n[step.node]\nrun = [\"build\"]\n\
-         [[install]]\nfrom = \"src/out.txt\"\nto = \"share/out.txt\"\n"
-    );
-    place.write("stack/recipes/thing.toml", recipe);
-    let npm = place.write("programs/npm", NPM_PROGRAM);
-    fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
-    let programs = format!("PATH={}", npm.parent().unwrap().display());
+    let package = node_component(&place, &archive);
     let mirror = place.path("mirror");
-    let command = place.command(&["vendor-export", mirror.to_str().unwrap()]);
-    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_str().unwrap());
-    let held = peak(&["env", &programs].into_iter().chain(words).collect::<Vec<_>>());
+    let held = peak_with_npm(&place, &["vendor-export", mirror.to_str().unwrap()]);
     assert!(held < MOST, "{held} bytes");
     assert!(fs::read(mirror.join(&package)).unwrap() == archive, "{package} is another one");
     let index: Value = serde_json::from_slice(&fs::read(mirror.join("mirror.json")).unwrap()).unwrap();
@@ -236,4 +241,33 @@ fn looking_at_a_program_that_is_larger_than_that_takes_no_more_than_promised() {
     let nowhere = place.path("nowhere");
     let outcome = Outcome::of(&command.env("TMPDIR", &nowhere).output().unwrap());
     outcome.bad(3, &["lib/programs/large", "cannot keep it meanwhile in", "TMPDIR", nowhere.to_str().unwrap()]);
+}
+
+#[test]
+fn accounting_for_packages_with_long_texts_and_a_long_source_map_takes_no_more_than_promised() {
+    const PACKAGES: usize = 200;
+    let place = Place::new();
+    // Longer than what is compared with licences, which takes its time.
+    let long = noise(256 * 1024).replace(['"', '\\'], "-");
+    let name = |at: usize| format!("package-{at}");
+    let needed: Value = (0..PACKAGES).map(|at| (name(at), json!("1.0.0"))).collect::<serde_json::Map<_, _>>().into();
+    let map =
+        json!({ "sources": ["webpack://x/./a.js"], "sourcesContent": vec![long.as_str(); 160], "mappings": "" }).to_string();
+    let mut files = vec![
+        ("thing/package.json".to_owned(), json!({ "name": "thing", "version": "1.0.0", "dependencies": needed }).to_string()),
+        ("thing/build/app.js".to_owned(), String::new()),
+        ("thing/build/app.js.map".to_owned(), map),
+    ];
+    for at in 0..PACKAGES {
+        let folder = format!("thing/node_modules/{}", name(at));
+        let manifest = json!({ "name": name(at), "version": "1.0.0", "license": "MIT" }).to_string();
+        files.push((format!("{folder}/package.json"), manifest));
+        files.push((format!("{folder}/LICENSE"), format!("Copyright somebody of number {at}\n\n{long}\n")));
+    }
+    let files: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), content.as_str())).collect();
+    node_component(&place, &tar_gz(&files));
+    let held = peak_with_npm(&place, &["package", "--skip-gate", "--skip-archive"]);
+    assert!(held < MOST, "{held} bytes");
+    let texts = fs::read_to_string(place.tree().join("licenses/THIRD-PARTY.txt")).unwrap();
+    assert_eq!(texts.matches("somebody of number").count(), PACKAGES);
 }

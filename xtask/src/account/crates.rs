@@ -82,7 +82,7 @@ pub fn take_std(
     let mut texts = Vec::new();
     if notices.is_file() {
         let content = std::fs::read(&notices).kind(Kind::Stage, || format!("cannot read {}", notices.display()))?;
-        texts.push(taking.text("COPYRIGHT-library.html".to_owned(), content));
+        texts.push(taking.texts().keep("COPYRIGHT-library.html".to_owned(), &content)?);
     }
     let package = |name: &str, version: &str, declared: &str, texts| Package {
         ecosystem: Ecosystem::Generic,
@@ -100,7 +100,7 @@ pub fn take_std(
     taking.package(package("rust-std", version, "MIT OR Apache-2.0", texts));
     if is_static {
         // The compiler brings a copy of its own; no file says which one.
-        let text = taking.text("COPYRIGHT".to_owned(), MUSL.as_bytes().to_vec());
+        let text = taking.texts().keep("COPYRIGHT".to_owned(), MUSL.as_bytes())?;
         taking.package(package("musl", "", "MIT", vec![text]));
     }
     Ok(())

@@ -126,10 +126,10 @@ mod tests {
         )
         .unwrap();
         let place = Place { vendor: None, cache: root.join("mod"), source: root.to_owned(), roots: vec![root.join("go")] };
-        let mut taking = Taking::default();
+        let mut taking = Taking::below(&root.join("tree")).unwrap();
         let lacking = take(&mut taking, &root.join("program"), "bin/program", &place).unwrap();
         assert_eq!(lacking, ["example.org/gone@v2.0.0"]);
-        taking.write(&root.join("tree")).unwrap();
+        taking.write().unwrap();
         let text = fs::read(root.join("tree").join(FOLDER).join("account.json")).unwrap();
         let account: Account = serde_json::from_slice(&text).unwrap();
         let names: Vec<_> = account.packages.iter().map(|package| package.name.as_str()).collect();

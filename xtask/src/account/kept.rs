@@ -242,9 +242,9 @@ mod tests {
     /// A store with an account of so many packages, and the entries of the account in it.
     fn stored(folder: &Path, packages: usize) -> (Store, Vec<Entry>) {
         let tree = folder.join("tree");
-        let mut taking = Taking::default();
+        let mut taking = Taking::below(&tree).unwrap();
         for at in 0..packages {
-            let text = taking.text("LICENSE".to_owned(), format!("terms {}", at % 2).into_bytes());
+            let text = taking.texts().keep("LICENSE".to_owned(), format!("terms {}", at % 2).as_bytes()).unwrap();
             taking.package(Package {
                 ecosystem: Ecosystem::Npm,
                 name: format!("p{at}"),
@@ -260,7 +260,7 @@ mod tests {
             });
         }
         taking.library("libc.so.6", Path::new("bin/thing"));
-        taking.write(&tree).unwrap();
+        taking.write().unwrap();
         let store = Store::at(folder.join("store"));
         let entries = fingerprint::scan(&tree).unwrap();
         for entry in &entries {

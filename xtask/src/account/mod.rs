@@ -22,7 +22,10 @@ pub mod texts;
 use crate::error::{Kind, WithKind as _};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use texts::TextStore;
 
 /// The folder of a component's result that holds its account and no part of the bundle.
 pub const FOLDER: &str = ".account";
@@ -246,15 +249,30 @@ pub fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// An account while it is taken.
-#[derive(Default)]
+/// An account while it is taken. Texts are written as they are noted: those of thousands of packages are many megabytes.
 pub struct Taking {
+    folder: PathBuf,
     account: Account,
     packages: BTreeMap<(Ecosystem, String, String, Option<Origin>), Package>,
-    texts: BTreeMap<String, Vec<u8>>,
+    texts: TextStore,
 }
 
 impl Taking {
+    /// Begins an account below a tree that has none, see [`FOLDER`].
+    ///
+    /// # Errors
+    /// When nothing can be written there.
+    pub fn below(tree: &Path) -> anyhow::Result<Self> {
+        let folder = tree.join(FOLDER);
+        let texts = TextStore::below(folder.join(TEXTS))?;
+        Ok(Self { folder, account: Account::default(), packages: BTreeMap::new(), texts })
+    }
+
+    /// Where the account's texts are kept.
+    pub fn texts(&self) -> &TextStore {
+        &self.texts
+    }
+
     /// Notes a package; one that is known already is only added to.
     pub fn package(&mut self, package: Package) {
         let key = (package.ecosystem, package.name.clone(), package.version.clone(), package.origin.clone());
@@ -267,24 +285,17 @@ impl Taking {
         known.texts.dedup();
     }
 
-    /// Notes a text and gives what stands for it.
-    pub fn text(&mut self, name: String, content: Vec<u8>) -> Text {
-        let sha256 = crate::fingerprint::hex(&<sha2::Sha256 as sha2::Digest>::digest(&content));
-        self.texts.entry(sha256.clone()).or_insert(content);
-        Text { name, sha256 }
-    }
-
     /// Notes the licence and notice files in these folders of a package, by their paths relative to `root`.
     ///
     /// # Errors
     /// When one that is there cannot be read.
-    pub fn texts_in<'a>(&mut self, root: &Path, folders: impl Iterator<Item = &'a Path>) -> anyhow::Result<Vec<Text>> {
+    pub fn texts_in<'a>(&self, root: &Path, folders: impl Iterator<Item = &'a Path>) -> anyhow::Result<Vec<Text>> {
         let mut found = Vec::new();
         for folder in folders {
             for file in texts::in_top(&root.join(folder)).unwrap_or_default() {
                 let inner = folder.join(file);
                 let content = texts::read(&root.join(&inner))?;
-                found.push(self.text(inner.to_string_lossy().into_owned(), content));
+                found.push(self.texts.keep(inner.to_string_lossy().into_owned(), &content)?);
             }
         }
         Ok(found)
@@ -306,30 +317,20 @@ impl Taking {
         self.account.glibc = Some(version);
     }
 
-    /// Ends the account: sees what licences the texts hold, and writes all of it below `tree`, see [`FOLDER`].
+    /// Ends the account: sees what licences the texts hold, and writes all the rest.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write(mut self, tree: &Path) -> anyhow::Result<()> {
-        let folder = tree.join(FOLDER);
-        let texts = folder.join(TEXTS);
-        let cannot = || format!("cannot write below {}", folder.display());
-        std::fs::create_dir_all(&texts).kind(Kind::Stage, cannot)?;
-        let hashes: Vec<&String> = self.texts.keys().collect();
-        let recogniser = (!hashes.is_empty()).then(texts::Recogniser::shared);
-        let seen = crate::parallel::each_on(crate::parallel::cores(), &hashes, |hash| {
-            let text = String::from_utf8_lossy(&self.texts[*hash]);
-            Ok(recogniser.as_ref().map(|recogniser| recogniser.licences(&text)).unwrap_or_default())
-        })?;
-        drop(recogniser);
-        self.account.seen = hashes.into_iter().cloned().zip(seen).collect();
-        for (sha256, content) in &self.texts {
-            std::fs::write(texts.join(sha256), content).kind(Kind::Stage, cannot)?;
-        }
+    pub fn write(mut self) -> anyhow::Result<()> {
+        self.account.seen = self.texts.licences()?;
         self.account.packages = self.packages.into_values().collect();
-        let mut text = serde_json::to_vec_pretty(&self.account)?;
-        text.push(b'\n');
-        std::fs::write(folder.join(FILE), text).kind(Kind::Stage, cannot)
+        let write = || -> anyhow::Result<()> {
+            let mut file = BufWriter::new(File::create(self.folder.join(FILE))?);
+            serde_json::to_writer_pretty(&mut file, &self.account)?;
+            file.write_all(b"\n")?;
+            Ok(file.flush()?)
+        };
+        write().kind(Kind::Stage, || format!("cannot write below {}", self.folder.display()))
     }
 }
 
@@ -360,9 +361,9 @@ mod tests {
     fn an_account_has_the_same_bytes_in_whatever_order_it_was_taken() {
         let take = |order: [usize; 3]| {
             let folder = tempfile::tempdir().unwrap();
-            let mut taking = Taking::default();
+            let mut taking = Taking::below(folder.path()).unwrap();
             for at in order {
-                let text = taking.text("LICENSE".to_owned(), format!("text {}", at % 2).into_bytes());
+                let text = taking.texts().keep("LICENSE".to_owned(), format!("text {}", at % 2).as_bytes()).unwrap();
                 taking.package(Package {
                     ecosystem: Ecosystem::Npm,
                     name: format!("p{}", at % 2),
@@ -377,7 +378,7 @@ mod tests {
                     patches: BTreeSet::new(),
                 });
             }
-            taking.write(folder.path()).unwrap();
+            taking.write().unwrap();
             std::fs::read_to_string(folder.path().join(FOLDER).join(FILE)).unwrap()
         };
         let one = take([0, 1, 2]);

@@ -1,9 +1,14 @@
 //! Licence texts: which files are such, and which licences they hold.
 
+use super::Text;
+use crate::error::{Kind, WithKind as _};
+use crate::fingerprint::hex;
+use crate::parallel;
 use anyhow::Context as _;
+use sha2::{Digest as _, Sha256};
 use spdx::detection::scan::Scanner;
 use spdx::detection::{LicenseType, Store, TextData};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -138,6 +143,51 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     file.take(MAX_TEXT).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(bytes)
+}
+
+/// The texts of an account: written to a folder as they are found, each once and by its hash. Threads may share it.
+pub struct TextStore {
+    folder: PathBuf,
+    /// Hashes.
+    kept: Mutex<BTreeSet<String>>,
+}
+
+impl TextStore {
+    /// A store in a folder, which is made.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn below(folder: PathBuf) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&folder).kind(Kind::Stage, || format!("cannot write below {}", folder.display()))?;
+        Ok(Self { folder, kept: Mutex::default() })
+    }
+
+    /// Keeps a text and gives what stands for it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, name: String, content: &[u8]) -> anyhow::Result<Text> {
+        let sha256 = hex(&Sha256::digest(content));
+        if self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(sha256.clone()) {
+            let written = std::fs::write(self.folder.join(&sha256), content);
+            written.kind(Kind::Stage, || format!("cannot write below {}", self.folder.display()))?;
+        }
+        Ok(Text { name, sha256 })
+    }
+
+    /// The licences that each text holds, by its hash.
+    ///
+    /// # Errors
+    /// When one cannot be read any more.
+    pub fn licences(self) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
+        let hashes: Vec<String> = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect();
+        let recogniser = (!hashes.is_empty()).then(Recogniser::shared);
+        let seen = parallel::each_on(parallel::cores(), &hashes, |hash| {
+            let text = read(&self.folder.join(hash))?;
+            Ok(recogniser.as_ref().map(|one| one.licences(&String::from_utf8_lossy(&text))).unwrap_or_default())
+        })?;
+        Ok(hashes.into_iter().zip(seen).collect())
+    }
 }
 
 /// What knows licences by their texts. It takes ten megabytes: those who recognise texts at the same time share one, and it is gone

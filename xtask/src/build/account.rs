@@ -17,10 +17,10 @@ use walkdir::WalkDir;
 /// there any more and cannot be had.
 pub(super) fn take(build: &Build<'_>, tree: &Path) -> anyhow::Result<()> {
     let name = &build.planned.recipe.name;
-    let mut taking = Taking::default();
+    let mut taking = Taking::below(tree)?;
     for file in collect::own_licenses(build) {
         let text = crate::account::texts::read(&build.src.join(&file))?;
-        let text = taking.text(file.to_string_lossy().into_owned(), text);
+        let text = taking.texts().keep(file.to_string_lossy().into_owned(), &text)?;
         taking.own(text);
     }
     for (at, step) in build.planned.recipe.steps.iter().enumerate() {
@@ -28,7 +28,7 @@ pub(super) fn take(build: &Build<'_>, tree: &Path) -> anyhow::Result<()> {
             .map_err(|error| error.context(format!("cannot account for {name}, step {}", step.name)))?;
     }
     libraries(&mut taking, tree)?;
-    taking.write(tree)
+    taking.write()
 }
 
 fn take_step(build: &Build<'_>, at: usize, step: &Step, taking: &mut Taking) -> anyhow::Result<()> {

@@ -3,15 +3,16 @@
 use super::content::{self, Manifest, names};
 use super::lock::{self, Lock, Pinned};
 use super::{Found, MODULES, Place, changes, locator, maps};
+use crate::account::texts::TextStore;
 use crate::error::Kind;
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-/// What is installed for production, and what source maps name.
+/// What is installed for production, and what source maps name; its texts are kept in `texts`.
 ///
 /// # Errors
 /// [`Kind::Stage`] when a package that the manifests name is not installed, or something cannot be read.
-pub fn packages(place: &Place, lock: &Lock) -> anyhow::Result<Vec<Found>> {
+pub fn packages(place: &Place, lock: &Lock, texts: &TextStore) -> anyhow::Result<Vec<Found>> {
     let mapped = maps::named(place, |source, base| package_of(source, base, place))?;
     let mapped: BTreeSet<PathBuf> = mapped.into_iter().map(|folder| folder.canonicalize().unwrap_or(folder)).collect();
     let all: Vec<PathBuf> = production(place)?.union(&mapped).cloned().collect();
@@ -24,7 +25,7 @@ pub fn packages(place: &Place, lock: &Lock) -> anyhow::Result<Vec<Found>> {
             // A folder inside a package that only tells how its files are to be loaded.
             return Ok(None);
         }
-        let mut found = Found::new(content, name, version, mapped.contains(folder));
+        let mut found = Found::new(content, name, version, mapped.contains(folder), texts)?;
         let locator = states.iter().find_map(|(project, state)| Some((project, state.get(folder)?)));
         let pinned = locator.and_then(|(_, locator)| lock.located(locator));
         let pinned = pinned.or_else(|| lock.named(&found.name, &found.version)).cloned();

@@ -15,7 +15,8 @@ mod lock;
 mod maps;
 mod pnp;
 
-use super::{Ecosystem, Evidence, Origin, Package, Patch, Taking, texts};
+use super::texts::{self, TextStore};
+use super::{Ecosystem, Evidence, Origin, Package, Patch, Taking, Text};
 use crate::error::Kind;
 use content::Content;
 use locator::Change;
@@ -47,13 +48,17 @@ struct Found {
     sum: Option<String>,
     origin: Option<Origin>,
     patches: BTreeSet<Patch>,
-    content: Content,
+    declared: Option<String>,
+    texts: Vec<Text>,
     is_mapped: bool,
 }
 
 impl Found {
-    fn new(content: Content, name: String, version: String, is_mapped: bool) -> Self {
-        Self { name, version, sum: None, origin: None, patches: BTreeSet::new(), content, is_mapped }
+    /// Keeps of a content what an account has of it: its texts in `texts`, and of its manifest only the licence.
+    fn new(content: Content, name: String, version: String, is_mapped: bool, texts: &TextStore) -> anyhow::Result<Self> {
+        let declared = content.manifest.declared();
+        let texts = content.texts.into_iter().map(|(name, text)| texts.keep(name, &text)).collect::<anyhow::Result<_>>()?;
+        Ok(Self { name, version, sum: None, origin: None, patches: BTreeSet::new(), declared, texts, is_mapped })
     }
 }
 
@@ -69,19 +74,18 @@ pub fn take(taking: &mut Taking, within: &str, place: &Place) -> anyhow::Result<
             if !production.lacking.is_empty() {
                 return Ok(production.lacking);
             }
-            table.packages(place, &lock, &production)?
+            table.packages(place, &lock, &production, taking.texts())?
         }
-        None => folders::packages(place, &lock)?,
+        None => folders::packages(place, &lock, taking.texts())?,
     };
     for one in found {
-        let texts = one.content.texts.into_iter().map(|(name, text)| taking.text(name, text)).collect();
         taking.package(Package {
             ecosystem: Ecosystem::Npm,
             sum: one.sum,
-            declared: one.content.manifest.declared(),
+            declared: one.declared,
             name: one.name,
             version: one.version,
-            texts,
+            texts: one.texts,
             evidence: if one.is_mapped { Evidence::SourceMap } else { Evidence::LockFile },
             within: BTreeSet::from([within.to_owned()]),
             replaces: None,
@@ -127,10 +131,10 @@ mod tests {
         let root = root.canonicalize().unwrap();
         let place =
             Place { root: root.join("web"), source: root.clone(), built: vec![root.join("public")], caches: Vec::new() };
-        let mut taking = Taking::default();
-        assert!(take(&mut taking, "static", &place)?.is_empty());
         let tree = tempfile::tempdir().unwrap();
-        taking.write(tree.path()).unwrap();
+        let mut taking = Taking::below(tree.path()).unwrap();
+        assert!(take(&mut taking, "static", &place)?.is_empty());
+        taking.write().unwrap();
         let text = fs::read(tree.path().join(FOLDER).join("account.json")).unwrap();
         let account: Account = serde_json::from_slice(&text).unwrap();
         let short = |p: Package| (format!("{}@{} {}", p.name, p.version, p.declared.unwrap_or_default()), p.evidence, p.sum);

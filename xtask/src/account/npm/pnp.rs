@@ -12,6 +12,7 @@ use super::content::{self, MANIFEST, Manifest, names};
 use super::locator::{self, Reference};
 use super::lock::{Lock, Pinned};
 use super::{Found, MODULES, Place, changes, maps};
+use crate::account::texts::TextStore;
 use crate::error::{Kind, WithKind as _};
 use crate::fingerprint::{digest_of, hex};
 use crate::zip::Zip;
@@ -311,11 +312,11 @@ impl Table {
         Ok(())
     }
 
-    /// Reads what is wanted.
+    /// Reads what is wanted, and keeps its texts in `texts`.
     ///
     /// # Errors
     /// [`Kind::Stage`] when something is damaged, or not what the lock pins.
-    pub fn packages(&self, place: &Place, lock: &Lock, wanted: &Wanted) -> anyhow::Result<Vec<Found>> {
+    pub fn packages(&self, place: &Place, lock: &Lock, wanted: &Wanted, texts: &TextStore) -> anyhow::Result<Vec<Found>> {
         let all: Vec<_> = wanted.packages.iter().collect();
         let found = crate::parallel::each_on(crate::parallel::cores(), &all, |(location, (at, is_mapped))| {
             let entry = &self.entries[*at];
@@ -328,12 +329,12 @@ impl Table {
                 // One that another brings along in its own archive: nothing else tells of it.
                 let (name, version) = (content.manifest.name.clone(), content.manifest.version.clone());
                 let is_one = !name.is_empty() && !version.is_empty();
-                return Ok(is_one.then(|| Found::new(content, name, version, *is_mapped)));
+                return is_one.then(|| Found::new(content, name, version, *is_mapped, texts)).transpose();
             }
             let Reference { origin, version, patches, .. } = locator::read(&entry.reference);
             let version = version.or_else(|| pinned.map(|pinned| pinned.version.clone())).filter(|version| !version.is_empty());
             let version = version.unwrap_or_else(|| content.manifest.version.clone());
-            let mut found = Found::new(content, entry.name.clone(), version, *is_mapped);
+            let mut found = Found::new(content, entry.name.clone(), version, *is_mapped, texts)?;
             found.sum = pinned.and_then(|pinned| pinned.sum.clone());
             found.origin = origin;
             found.patches = changes(place, &self.project, &patches)?;

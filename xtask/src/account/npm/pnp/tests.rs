@@ -107,11 +107,12 @@ impl Project {
             return Ok(wanted.lacking);
         }
         let word = |found: Found| {
-            let texts: Vec<&str> = found.content.texts.iter().map(|(name, _)| name.as_str()).collect();
+            let texts: Vec<&str> = found.texts.iter().map(|text| text.name.as_str()).collect();
             let mapped = if found.is_mapped { " mapped" } else { "" };
             format!("{}@{} {}{mapped}", found.name, found.version, texts.join(" "))
         };
-        Ok(table.packages(&place, &lock, &wanted)?.into_iter().map(word).collect())
+        let texts = TextStore::below(self.path("texts"))?;
+        Ok(table.packages(&place, &lock, &wanted, &texts)?.into_iter().map(word).collect())
     }
 
     fn error(&self) -> String {
