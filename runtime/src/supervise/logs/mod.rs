@@ -430,9 +430,7 @@ impl Output {
                     (raw.len(), false)
                 }
             };
-            if let Some(forward) = &mut self.forward {
-                forward.take(&raw[..count]);
-            }
+            self.forward(&raw[..count]);
             let place = self.place(now).unwrap_or_default();
             going &= spool.advance(count, place).is_ok();
             if rotate {
